@@ -1,0 +1,93 @@
+"""The layer on NATS: connection, JetStream, codecs and the local nats-server."""
+
+from ._batch import MAX_ATOMIC_BATCH, Outgoing, ingest, publish_atomically
+from ._codec import decoder, encode
+from ._connection import REQUIRED_SERVER, Connection, Message, Subscription
+from ._errors import (
+    BatchBrokenError,
+    ConnectionLostError,
+    InvalidNameError,
+    IpcError,
+    JetStreamDisabledError,
+    JetStreamError,
+    LoginRefusedError,
+    MessageTooLargeError,
+    NoResponderError,
+    ReplyTimeoutError,
+    ServerBinaryMissingError,
+    ServerStartError,
+    ServerTooOldError,
+    ServerUnavailableError,
+    ServerUnusableError,
+    SubjectTakenError,
+    TemporarilyUnavailableError,
+    UnconfirmedError,
+)
+from ._jetstream import (
+    ConsumerConfig,
+    ConsumerInfo,
+    JetStream,
+    PubAck,
+    StoredMessage,
+    StreamConfig,
+    StreamInfo,
+    StreamState,
+)
+from ._middleware import Handler, Middleware, wrap
+from ._names import MAX_NAME_LENGTH, check_name
+from ._pull import Pulled, PullEnded, PullInbox
+from ._server import LocalCluster, LocalServer, find_server_binary
+from ._settings import DEFAULT_SERVER, Settings, redact
+
+__all__ = [
+    "DEFAULT_SERVER",
+    "MAX_ATOMIC_BATCH",
+    "MAX_NAME_LENGTH",
+    "REQUIRED_SERVER",
+    "BatchBrokenError",
+    "Connection",
+    "ConnectionLostError",
+    "ConsumerConfig",
+    "ConsumerInfo",
+    "Handler",
+    "InvalidNameError",
+    "IpcError",
+    "JetStream",
+    "JetStreamDisabledError",
+    "JetStreamError",
+    "LocalCluster",
+    "LocalServer",
+    "LoginRefusedError",
+    "Message",
+    "MessageTooLargeError",
+    "Middleware",
+    "NoResponderError",
+    "Outgoing",
+    "PubAck",
+    "PullEnded",
+    "PullInbox",
+    "Pulled",
+    "ReplyTimeoutError",
+    "ServerBinaryMissingError",
+    "ServerStartError",
+    "ServerTooOldError",
+    "ServerUnavailableError",
+    "ServerUnusableError",
+    "Settings",
+    "StoredMessage",
+    "StreamConfig",
+    "StreamInfo",
+    "StreamState",
+    "SubjectTakenError",
+    "Subscription",
+    "TemporarilyUnavailableError",
+    "UnconfirmedError",
+    "check_name",
+    "decoder",
+    "encode",
+    "find_server_binary",
+    "ingest",
+    "publish_atomically",
+    "redact",
+    "wrap",
+]

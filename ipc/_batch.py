@@ -1,0 +1,153 @@
+"""Many messages into one stream: as fast as it goes, or all of them or none.
+
+Source: NATS ADR-50 (batch publishing).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Sequence
+
+import msgspec
+
+from ._codec import decoder
+from ._connection import Connection, Message
+from ._errors import BatchBrokenError, ConnectionLostError, NoResponderError, UnconfirmedError
+from ._jetstream import ApiError, JetStream, PubAck, error_for
+
+__all__ = ["MAX_ATOMIC_BATCH", "Outgoing", "ingest", "publish_atomically"]
+
+MAX_ATOMIC_BATCH = 1000
+"""Messages; the server's limit (ADR-50)."""
+
+# The server acknowledges every so many messages, and lowers the number when it is busy.
+ACK_EVERY = 500
+# "Outstanding acks = 2 […] is generally optimal" (ADR-50).
+ACKS_AHEAD = 2
+
+START, APPEND, COMMIT = 0, 1, 2
+
+
+class Outgoing(msgspec.Struct, frozen=True, gc=False):
+    """A message to be stored."""
+
+    subject: str
+    data: bytes
+    headers: dict[str, str] | None = None
+
+
+class Flow(msgspec.Struct, frozen=True):
+    """Any answer on a batch's inbox: a flow ack, an error, or the final acknowledgement."""
+
+    type: str = ""
+    seq: int = 0
+    msgs: int = 0
+    stream: str = ""
+    count: int = 0
+    error: ApiError | None = None
+
+
+decode_flow = decoder(Flow)
+
+
+async def ingest(
+    connection: Connection, messages: Sequence[Outgoing], *, timeout: float = 5.0
+) -> None:
+    """Store `messages`, all for one stream, in order and without a gap.
+
+    Not atomic: what came before a failure stays stored.
+
+    Args:
+        timeout: Seconds the server may take from one acknowledgement to the next.
+
+    Raises:
+        BatchBrokenError: The batch broke off; says how many are stored for certain.
+        NoResponderError: No stream stores the subject.
+        JetStreamError: The server refused a message.
+    """
+    if not messages:
+        return
+    inbox, answers = connection.new_inbox(), asyncio.Queue[Message]()
+    prefix = f"{inbox}.{uuid.uuid4().hex}.{ACK_EVERY}.fail"
+    subscription = await connection.subscribe(f"{inbox}.>", answers.put_nowait)
+    acknowledged, window, committed = 0, 0, False
+    try:
+        for number, message in enumerate(messages, start=1):
+            last = number == len(messages)
+            operation = COMMIT if last else START if number == 1 else APPEND
+            reply = f"{prefix}.{number}.{operation}.$FI"
+            await connection.publish(
+                message.subject, message.data, reply=reply, headers=message.headers
+            )
+            # Before the first answer the window is 0: the server first says how fast it can.
+            while not committed and (last or number - acknowledged >= window):
+                flow = await _next_answer(answers, message.subject, acknowledged, timeout)
+                if flow.type == "ack":
+                    acknowledged, window = max(acknowledged, flow.seq), flow.msgs * ACKS_AHEAD
+                else:
+                    acknowledged, committed = flow.count or number, True
+            if committed:
+                break
+    except ConnectionLostError as exc:
+        raise BatchBrokenError(acknowledged, str(exc)) from exc
+    finally:
+        await subscription.close()
+    if acknowledged < len(messages):
+        raise BatchBrokenError(acknowledged, "the server ended it early")
+
+
+async def _next_answer(
+    answers: asyncio.Queue[Message], subject: str, acknowledged: int, timeout: float
+) -> Flow:
+    try:
+        async with asyncio.timeout(timeout):
+            answer = await answers.get()
+    except TimeoutError:
+        reason = f"no acknowledgement within {timeout:g} s"
+        raise BatchBrokenError(acknowledged, reason) from None
+    if answer.status == "503":
+        raise NoResponderError(subject)
+    flow = decode_flow(answer.data)
+    if flow.error is not None:
+        error = error_for(subject, flow.error)
+        if isinstance(error, UnconfirmedError):
+            raise BatchBrokenError(acknowledged, str(error))
+        raise error
+    return flow
+
+
+async def publish_atomically(
+    jetstream: JetStream, messages: Sequence[Outgoing], *, timeout: float = 5.0
+) -> PubAck:
+    """Store all of `messages`, all for one stream, or none of them.
+
+    Raises:
+        ValueError: More than `MAX_ATOMIC_BATCH` messages, or none.
+        SubjectTakenError: An expectation of one of them did not hold; none is stored.
+        UnconfirmedError: Whether they were stored is unknown.
+    """
+    if not 1 <= len(messages) <= MAX_ATOMIC_BATCH:
+        raise ValueError(f"an atomic batch has 1 to {MAX_ATOMIC_BATCH} messages")
+    batch_id = uuid.uuid4().hex
+
+    def headers(number: int) -> dict[str, str]:
+        own = messages[number - 1].headers or {}
+        return {**own, "Nats-Batch-Id": batch_id, "Nats-Batch-Sequence": str(number)}
+
+    *others, last = messages
+    for number, message in enumerate(others, start=1):
+        if number == 1:
+            # Answered at once, so that a stream without batches is found out here.
+            reply = await jetstream.connection.request(
+                message.subject, message.data, headers=headers(1), timeout=timeout
+            )
+            error = decode_flow(reply.data).error if reply.data else None
+            if error is not None:
+                raise error_for(message.subject, error)
+        else:
+            await jetstream.connection.publish(
+                message.subject, message.data, headers=headers(number)
+            )
+    commit = {**headers(len(messages)), "Nats-Batch-Commit": "1"}
+    return await jetstream.publish(last.subject, last.data, headers=commit, timeout=timeout)

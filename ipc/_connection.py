@@ -1,0 +1,429 @@
+"""The connection to NATS: the only module that knows the client library.
+
+What it adds to nats-py:
+
+- opening that fails with a reason (wrong login, too old, nobody there) instead of
+  trying for ever, and that never gives up afterwards: when the client closes itself,
+  because the server told it to go away, a new one takes over the subscriptions;
+- requests that fail at once when the connection is lost, so that their callers decide
+  what to do instead of waiting out a time-out;
+- publishing that waits for a lost connection instead of filling a buffer whose
+  content is sent much later, after the caller was told it failed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from typing import Any
+
+import msgspec
+import structlog
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription as NatsSubscription
+from nats.errors import ConnectionClosedError, OutboundBufferLimitError
+from nats.errors import Error as NatsError
+from nats.errors import MaxPayloadError as NatsMaxPayloadError
+
+from ._errors import (
+    ConnectionLostError,
+    LoginRefusedError,
+    MessageTooLargeError,
+    NoResponderError,
+    ReplyTimeoutError,
+    ServerTooOldError,
+    ServerUnavailableError,
+)
+from ._settings import Settings
+
+__all__ = ["REQUIRED_SERVER", "Connection", "Message", "Subscription"]
+
+REQUIRED_SERVER = (2, 14, 0)
+"""Message schedules with roll-up and fast-ingest batches came with 2.14 (ADR-50, ADR-51)."""
+
+# Found out after three missed pings, so half a minute: a cable that was pulled.
+PING_INTERVAL = 10
+RECONNECT_WAIT = 0.25
+
+log = structlog.stdlib.get_logger("ipc")
+
+
+class Message(msgspec.Struct, frozen=True, gc=False):
+    """A message as it came from the server."""
+
+    subject: str
+    data: bytes
+    reply: str = ""
+    headers: Mapping[str, str] | None = None
+
+    @property
+    def status(self) -> str | None:
+        """The server's own status code ("404", "408", "100"…), `None` on ordinary messages.
+
+        Source: NATS ADR-4 (inline status).
+        """
+        return None if self.headers is None else self.headers.get("Status")
+
+
+class Subscription:
+    """Interest in a subject that outlives reconnects and replaced clients."""
+
+    def __init__(
+        self, connection: Connection, subject: str, queue: str, receive: Callable[[Message], None]
+    ) -> None:
+        self.subject = subject
+        self.queue = queue
+        self._connection = connection
+        self._receive = receive
+        self._current: NatsSubscription | None = None
+
+    async def attach(self, client: Client) -> None:
+        """Subscribe on `client`; called by the connection whenever it has a new one."""
+        receive = self._receive
+
+        async def on_message(msg: Msg) -> None:
+            receive(Message(msg.subject, msg.data, msg.reply, msg.headers))
+
+        # No limit on what waits: whoever asks for messages bounds them by asking.
+        self._current = await client.subscribe(  # pyright: ignore[reportUnknownMemberType]
+            self.subject,
+            queue=self.queue,
+            cb=on_message,
+            pending_msgs_limit=0,
+            pending_bytes_limit=0,
+        )
+
+    async def drain(self) -> None:
+        """End the interest, then handle what the server had already sent."""
+        self._connection.forget(self)
+        if self._current is not None:
+            with contextlib.suppress(NatsError):
+                await self._current.drain()
+
+    async def close(self) -> None:
+        """End the interest; what is still waiting is dropped."""
+        self._connection.forget(self)
+        if self._current is not None:
+            with contextlib.suppress(NatsError):
+                await self._current.unsubscribe()
+
+
+class Connection:
+    """One connection to a NATS server or cluster.
+
+    Opened once and used by everything in the process; safe to use from any task
+    of the event loop it was opened in.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self._client = Client()
+        self._connected = asyncio.Event()
+        self._closing = False
+        self._subscriptions: list[Subscription] = []
+        self._listeners: list[Callable[[], Awaitable[None]]] = []
+        self._inbox = ""
+        self._tokens = itertools.count(1)
+        self._replies: dict[str, asyncio.Future[Message]] = {}
+        self._last_error: Exception | None = None
+        self._refused: asyncio.Future[None] | None = None
+        self._background: set[asyncio.Task[None]] = set()
+
+    # -- opening and closing ----------------------------------------------------
+
+    async def open(self) -> None:
+        """Connect, and check that the server can do what is needed.
+
+        Raises:
+            LoginRefusedError: The credentials are wrong.
+            ServerUnavailableError: No server answered within `connect_timeout`.
+            ServerTooOldError: It is older than `REQUIRED_SERVER`.
+        """
+        await self._connect()
+        try:
+            self._check_server()
+        except Exception:
+            await self.close()
+            raise
+        self._inbox = self._client.new_inbox() + "."
+        await self.subscribe(self._inbox + "*", self._on_reply)
+
+    async def close(self) -> None:
+        """Send what is buffered and disconnect."""
+        self._closing = True
+        self._fail_replies()
+        for task in self._background:
+            task.cancel()
+        await self._client.close()
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether the server can be reached now, as far as is known."""
+        return self._connected.is_set()
+
+    @property
+    def max_payload(self) -> int:
+        """The largest message the server takes, in bytes."""
+        return self._client.max_payload
+
+    async def wait_connected(self, timeout: float) -> None:
+        """Return once the server can be reached.
+
+        Raises:
+            ServerUnavailableError: It could not within `timeout` seconds.
+        """
+        if self._connected.is_set():
+            return
+        try:
+            async with asyncio.timeout(timeout):
+                await self._connected.wait()
+        except TimeoutError:
+            raise self._unavailable(timeout) from self._last_error
+
+    def on_reconnect(self, listener: Callable[[], Awaitable[None]]) -> Callable[[], None]:
+        """Call `listener` after every reconnect; returns what takes it off again."""
+        self._listeners.append(listener)
+        return lambda: self._listeners.remove(listener)
+
+    # -- talking ----------------------------------------------------------------
+
+    async def publish(
+        self,
+        subject: str,
+        data: bytes,
+        *,
+        reply: str = "",
+        headers: dict[str, str] | None = None,
+    ) -> None:
+        """Send a message; nothing says whether it arrived.
+
+        While the connection is away, a little is buffered and sent afterwards, and
+        beyond that this waits.
+
+        Raises:
+            MessageTooLargeError: It is over the server's `max_payload`.
+        """
+        while True:
+            try:
+                await self._client.publish(subject, data, reply, headers)
+                return
+            except NatsMaxPayloadError as exc:
+                raise MessageTooLargeError(subject, len(data), self.max_payload) from exc
+            except (OutboundBufferLimitError, ConnectionClosedError) as exc:
+                if self._closing:
+                    raise ConnectionLostError(subject) from exc
+                self._connected.clear()
+                await self._connected.wait()
+
+    async def request(
+        self,
+        subject: str,
+        data: bytes = b"",
+        *,
+        headers: dict[str, str] | None = None,
+        timeout: float = 5.0,
+    ) -> Message:
+        """Send a message and return the one reply.
+
+        Args:
+            timeout: Seconds until the reply must be here, sending included.
+
+        Raises:
+            ConnectionLostError: The connection went away; whether the server acted is unknown.
+            NoResponderError: Nobody listens on `subject`.
+            ReplyTimeoutError: No reply in time; whether the server acted is unknown.
+            ServerUnavailableError: There was no connection to send it on in that time.
+        """
+        if not self._connected.is_set():
+            await self.wait_connected(timeout)
+        loop = asyncio.get_running_loop()
+        token = str(next(self._tokens))
+        future: asyncio.Future[Message] = loop.create_future()
+        expiry = loop.call_later(timeout, _expire, future, subject, timeout)
+        self._replies[token] = future
+        try:
+            await self.publish(subject, data, reply=self._inbox + token, headers=headers)
+            message = await future
+        finally:
+            expiry.cancel()
+            self._replies.pop(token, None)
+        if message.headers is not None and message.status == "503":
+            raise NoResponderError(subject)
+        return message
+
+    async def request_many(
+        self, subject: str, data: bytes = b"", *, timeout: float = 5.0
+    ) -> AsyncIterator[Message]:
+        """Send a message and yield its replies until the caller stops asking.
+
+        Raises:
+            ReplyTimeoutError: The next reply did not come within `timeout` seconds.
+        """
+        replies: asyncio.Queue[Message] = asyncio.Queue()
+        inbox = self._client.new_inbox()
+        await self.wait_connected(timeout)
+        subscription = await self.subscribe(inbox, replies.put_nowait)
+        try:
+            await self.publish(subject, data, reply=inbox)
+            while True:
+                try:
+                    async with asyncio.timeout(timeout):
+                        message = await replies.get()
+                except TimeoutError:
+                    raise ReplyTimeoutError(subject, timeout) from None
+                if message.headers is not None and message.status == "503":
+                    raise NoResponderError(subject)
+                yield message
+        finally:
+            await subscription.close()
+
+    async def subscribe(
+        self, subject: str, receive: Callable[[Message], None], *, queue: str = ""
+    ) -> Subscription:
+        """Hand every message on `subject` to `receive`, in order, also after reconnects.
+
+        Args:
+            receive: Must not block. An exception it raises is logged.
+            queue: Members of one queue group share the messages.
+        """
+        subscription = Subscription(self, subject, queue, receive)
+        await subscription.attach(self._client)
+        self._subscriptions.append(subscription)
+        return subscription
+
+    def new_inbox(self) -> str:
+        """Return a subject that nobody else uses."""
+        return self._client.new_inbox()
+
+    def forget(self, subscription: Subscription) -> None:
+        """Do not bring `subscription` over to the next client."""
+        with contextlib.suppress(ValueError):
+            self._subscriptions.remove(subscription)
+
+    # -- the client's life --------------------------------------------------------
+
+    async def _connect(self) -> None:
+        """Connect a client within `connect_timeout`, whatever it takes."""
+        settings = self.settings
+        self._refused = asyncio.get_running_loop().create_future()
+        options: dict[str, Any] = {
+            "servers": list(settings.servers),
+            "name": settings.name,
+            "allow_reconnect": True,
+            "max_reconnect_attempts": -1,
+            "reconnect_time_wait": RECONNECT_WAIT,
+            "connect_timeout": 2,
+            "ping_interval": PING_INTERVAL,
+            "error_cb": self._on_error,
+            "disconnected_cb": self._on_disconnected,
+            "reconnected_cb": self._on_reconnected,
+            "closed_cb": self._on_closed,
+        }
+        if settings.credentials is not None:
+            options["user_credentials"] = settings.credentials
+        if settings.tls is not None:
+            options["tls"] = settings.tls
+        connecting = asyncio.ensure_future(self._client.connect(**options))
+        try:
+            await asyncio.wait(
+                {connecting, self._refused},
+                timeout=settings.connect_timeout,
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+            if self._refused.done():
+                raise LoginRefusedError(settings.shown_servers, str(self._last_error))
+            if not connecting.done():
+                raise self._unavailable(settings.connect_timeout)
+            try:
+                await connecting
+            except (NatsError, OSError, ValueError) as exc:
+                raise self._unavailable(settings.connect_timeout, exc) from exc
+        finally:
+            self._refused = None
+            connecting.cancel()
+        self._connected.set()
+
+    def _check_server(self) -> None:
+        version = self._client.connected_server_version
+        found = (version.major, version.minor, version.patch)
+        if found < REQUIRED_SERVER:
+            raise ServerTooOldError(self.settings.shown_servers, found, REQUIRED_SERVER)
+
+    async def _on_error(self, exc: Exception) -> None:
+        self._last_error = exc
+        if self._refused is not None and not self._refused.done() and _is_refusal(exc):
+            self._refused.set_result(None)
+        log.debug("connection error", error=str(exc) or type(exc).__name__)
+
+    async def _on_disconnected(self) -> None:
+        if self._connected.is_set() and not self._closing:
+            log.warning("connection lost", servers=self.settings.shown_servers)
+        self._connected.clear()
+        self._fail_replies()
+
+    async def _on_reconnected(self) -> None:
+        self._connected.set()
+        log.info("connection restored", servers=self.settings.shown_servers)
+        self._spawn(self._tell_listeners())
+
+    async def _on_closed(self) -> None:
+        """Go on with a new client: the old one was told to leave and never returns."""
+        if not self._closing and self._refused is None:
+            self._spawn(self._replace_client())
+
+    async def _replace_client(self) -> None:
+        while True:
+            self._client = Client()
+            try:
+                await self._connect()
+                break
+            except (LoginRefusedError, ServerUnavailableError) as exc:
+                log.error("connection refused, trying again", error=str(exc))
+                await asyncio.sleep(1)
+        for subscription in self._subscriptions:
+            await subscription.attach(self._client)
+        await self._on_reconnected()
+
+    async def _tell_listeners(self) -> None:
+        for listener in tuple(self._listeners):
+            try:
+                await listener()
+            except Exception:
+                log.exception("reconnect listener failed")
+
+    def _spawn(self, work: Any) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+    # -- replies ------------------------------------------------------------------
+
+    def _on_reply(self, message: Message) -> None:
+        # A reply comes on the inbox it was sent to; what it answers is the last token.
+        future = self._replies.get(message.subject.rpartition(".")[2])
+        if future is not None and not future.done():
+            future.set_result(message)
+
+    def _fail_replies(self) -> None:
+        for future in self._replies.values():
+            if not future.done():
+                future.set_exception(ConnectionLostError(self.settings.shown_servers))
+        self._replies.clear()
+
+    def _unavailable(self, waited: float, cause: Exception | None = None) -> ServerUnavailableError:
+        reason = cause or self._last_error
+        shown = "no answer" if reason is None else str(reason) or type(reason).__name__
+        return ServerUnavailableError(self.settings.shown_servers, waited, shown)
+
+
+def _expire(future: asyncio.Future[Message], subject: str, timeout: float) -> None:
+    if not future.done():
+        future.set_exception(ReplyTimeoutError(subject, timeout))
+
+
+def _is_refusal(exc: Exception) -> bool:
+    text = str(exc).lower()
+    return "authorization" in text or "authentication" in text

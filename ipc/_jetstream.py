@@ -1,0 +1,375 @@
+"""JetStream in the few requests that are needed: declare, publish, look up, remove.
+
+Spoken as JSON to the server's API rather than through the client library's classes,
+which know neither message schedules nor batches nor counters.
+
+Sources: NATS ADR-15 (subjects and streams), ADR-31 (direct get), ADR-43 (message TTL),
+ADR-50 (batches), ADR-51 (schedules); error numbers from nats-server's errors.json.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from datetime import datetime
+from typing import Any, Literal, TypeVar
+
+import msgspec
+
+from ._codec import decoder, encode
+from ._connection import Connection, Message
+from ._errors import (
+    JetStreamDisabledError,
+    JetStreamError,
+    NoResponderError,
+    SubjectTakenError,
+    TemporarilyUnavailableError,
+    UnconfirmedError,
+)
+
+__all__ = [
+    "ConsumerConfig",
+    "ConsumerInfo",
+    "JetStream",
+    "PubAck",
+    "StoredMessage",
+    "StreamConfig",
+    "StreamInfo",
+    "StreamState",
+]
+
+T = TypeVar("T")
+
+NANOSECONDS = 1_000_000_000
+
+# What the server answers when an expectation on a subject does not hold: on one
+# replica, on three replicas with a racing publish, and for "one message a subject".
+TAKEN = {10071, 10164, 10077}
+NOT_FOUND = {10014, 10037, 10059}  # consumer, message, stream
+DISABLED = {10039, 10076}  # for this account, for this server
+
+
+class StreamConfig(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a stream should be; only what is set here is compared with the server's."""
+
+    name: str
+    subjects: tuple[str, ...]
+    retention: Literal["limits", "interest", "workqueue"] = "limits"
+    storage: Literal["file", "memory"] = "file"
+    num_replicas: int = 1
+    max_msgs_per_subject: int = -1
+    discard: Literal["old", "new"] = "old"
+    discard_new_per_subject: bool = False
+    republish: dict[str, str] | None = None
+    allow_rollup_hdrs: bool = False
+    allow_direct: bool = False
+    allow_atomic: bool = False
+    allow_batched: bool = False
+    allow_msg_ttl: bool = False
+    allow_msg_schedules: bool = False
+
+
+class StreamState(msgspec.Struct, frozen=True):
+    """What a stream holds."""
+
+    messages: int = 0
+    bytes: int = 0
+    first_seq: int = 0
+    last_seq: int = 0
+    num_subjects: int = 0
+
+
+class StreamInfo(msgspec.Struct, frozen=True):
+    """A stream as the server has it."""
+
+    config: dict[str, Any]
+    state: StreamState
+
+
+class ConsumerConfig(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a durable pull consumer should be."""
+
+    durable_name: str
+    filter_subject: str
+    ack_wait: int
+    """Nanoseconds."""
+    ack_policy: Literal["explicit"] | None = None
+    max_ack_pending: int = 1000
+    max_waiting: int = 512
+    max_deliver: int = -1
+
+
+class Delivered(msgspec.Struct, frozen=True):
+    consumer_seq: int = 0
+    stream_seq: int = 0
+
+
+class ConsumerInfo(msgspec.Struct, frozen=True):
+    """A consumer as the server has it."""
+
+    config: dict[str, Any]
+    delivered: Delivered = Delivered()
+    ack_floor: Delivered = Delivered()
+    num_ack_pending: int = 0
+    num_redelivered: int = 0
+    num_waiting: int = 0
+    num_pending: int = 0
+
+
+class ApiError(msgspec.Struct, frozen=True):
+    code: int = 0
+    err_code: int = 0
+    description: str = ""
+
+
+class ErrorReply(msgspec.Struct, frozen=True):
+    error: ApiError | None = None
+
+
+class PubAck(msgspec.Struct, frozen=True):
+    """The server's word that a message is stored."""
+
+    stream: str = ""
+    seq: int = 0
+    duplicate: bool = False
+    error: ApiError | None = None
+
+
+class StoredMessage(msgspec.Struct, frozen=True):
+    """A message as a stream holds it."""
+
+    subject: str
+    seq: int
+    data: bytes
+    stored_at: datetime
+    headers: Mapping[str, str] | None = None
+
+
+class RawStored(msgspec.Struct, frozen=True):
+    subject: str
+    seq: int
+    time: datetime
+    data: bytes = b""
+    hdrs: bytes = b""
+
+
+class MessageReply(msgspec.Struct, frozen=True):
+    message: RawStored
+
+
+decode_ack = decoder(PubAck)
+decode_error = decoder(ErrorReply)
+
+
+class JetStream:
+    """Requests to JetStream over one connection."""
+
+    def __init__(self, connection: Connection, *, timeout: float = 5.0) -> None:
+        self.connection = connection
+        self.timeout = timeout
+
+    # -- the server -----------------------------------------------------------------
+
+    async def check(self) -> None:
+        """Return if JetStream answers.
+
+        Raises:
+            JetStreamDisabledError: The server or the account has none.
+        """
+        try:
+            await self._ask("INFO", None, ErrorReply)
+        except NoResponderError as exc:
+            raise JetStreamDisabledError(self.connection.settings.shown_servers) from exc
+        except JetStreamError as exc:
+            if exc.err_code not in DISABLED:
+                raise
+            raise JetStreamDisabledError(self.connection.settings.shown_servers) from exc
+
+    # -- streams and consumers ----------------------------------------------------------
+
+    async def find_stream(self, name: str) -> StreamInfo | None:
+        """Return what the server has under `name`, or `None`."""
+        return await self._find(f"STREAM.INFO.{name}", StreamInfo)
+
+    async def create_stream(self, config: StreamConfig) -> StreamInfo:
+        """Create a stream; the same again changes nothing."""
+        return await self._ask(f"STREAM.CREATE.{config.name}", config, StreamInfo)
+
+    async def update_stream(self, config: Mapping[str, Any]) -> StreamInfo:
+        """Change a stream's configuration to `config`, which must be complete."""
+        return await self._ask(f"STREAM.UPDATE.{config['name']}", config, StreamInfo)
+
+    async def delete_stream(self, name: str) -> None:
+        """Delete a stream and all it holds."""
+        await self._ask(f"STREAM.DELETE.{name}", None, ErrorReply)
+
+    async def list_streams(self, subject: str) -> list[StreamInfo]:
+        """Return the streams that store anything matching `subject`."""
+
+        class Page(msgspec.Struct):
+            total: int
+            streams: list[StreamInfo] | None = None
+
+        found: list[StreamInfo] = []
+        while True:
+            body = {"subject": subject, "offset": len(found)}
+            page = await self._ask("STREAM.LIST", body, Page)
+            found.extend(page.streams or ())
+            if not page.streams or len(found) >= page.total:
+                return found
+
+    async def find_consumer(self, stream: str, name: str) -> ConsumerInfo | None:
+        """Return what the server has under `name` on `stream`, or `None`."""
+        return await self._find(f"CONSUMER.INFO.{stream}.{name}", ConsumerInfo)
+
+    async def create_consumer(self, stream: str, config: ConsumerConfig) -> ConsumerInfo:
+        """Create or update a durable consumer."""
+        explicit = msgspec.structs.replace(config, ack_policy="explicit")
+        body = {"stream_name": stream, "config": explicit}
+        subject = f"CONSUMER.CREATE.{stream}.{config.durable_name}.{config.filter_subject}"
+        return await self._ask(subject, body, ConsumerInfo)
+
+    # -- messages -------------------------------------------------------------------
+
+    async def publish(
+        self,
+        subject: str,
+        data: bytes,
+        *,
+        headers: dict[str, str] | None = None,
+        timeout: float | None = None,
+    ) -> PubAck:
+        """Store a message and return the server's acknowledgement.
+
+        Raises:
+            SubjectTakenError: An expectation on the subject did not hold.
+            NoResponderError: No stream stores the subject.
+            UnconfirmedError: Whether it was stored is unknown.
+            JetStreamError: The server refused it for another reason.
+        """
+        reply = await self.connection.request(
+            subject, data, headers=headers, timeout=timeout or self.timeout
+        )
+        ack = decode_ack(reply.data)
+        if ack.error is not None:
+            raise error_for(subject, ack.error)
+        return ack
+
+    async def find_last(self, stream: str, subject: str) -> StoredMessage | None:
+        """Return the newest message on `subject` (wildcards allowed), or `None`.
+
+        Asks the stream's leader, so what was acknowledged before is seen.
+        """
+        reply = await self._find(
+            f"STREAM.MSG.GET.{stream}", MessageReply, {"last_by_subj": subject}
+        )
+        if reply is None:
+            return None
+        raw = reply.message
+        return StoredMessage(raw.subject, raw.seq, raw.data, raw.time, _parse_headers(raw.hdrs))
+
+    async def peek_last(self, stream: str, subject: str) -> StoredMessage | None:
+        """Return the newest message on `subject` from any replica, or `None`.
+
+        Faster than `find_last`; on several replicas it may miss what is newest.
+
+        Source: NATS ADR-31, "read-after-write coherency".
+        """
+        reply = await self.connection.request(
+            f"$JS.API.DIRECT.GET.{stream}.{subject}", timeout=self.timeout
+        )
+        return None if reply.status is not None else _stored(reply)
+
+    async def scan(
+        self, stream: str, subject: str, *, first_seq: int = 1, page: int = 256
+    ) -> AsyncIterator[StoredMessage]:
+        """Yield the messages on `subject`, oldest first, from `first_seq` on."""
+        while True:
+            request = {"seq": first_seq, "next_by_subj": subject, "batch": page}
+            replies = self.connection.request_many(
+                f"$JS.API.DIRECT.GET.{stream}", encode(request), timeout=self.timeout
+            )
+            last, more = first_seq - 1, False
+            try:
+                async for reply in replies:
+                    if reply.status is not None:
+                        headers = reply.headers or {}
+                        more = headers.get("Nats-Num-Pending", "0") != "0"
+                        break
+                    message = _stored(reply)
+                    last = message.seq
+                    yield message
+            finally:
+                await replies.aclose()  # type: ignore[attr-defined]
+            if not more or last < first_seq:
+                return
+            first_seq = last + 1
+
+    async def purge(self, stream: str, subject: str) -> int:
+        """Remove every message on `subject` (wildcards allowed); return how many."""
+
+        class Purged(msgspec.Struct):
+            purged: int = 0
+
+        reply = await self._ask(f"STREAM.PURGE.{stream}", {"filter": subject}, Purged)
+        return reply.purged
+
+    async def delete_message(self, stream: str, seq: int) -> bool:
+        """Remove one message; return whether it was there."""
+        body = {"seq": seq, "no_erase": True}
+        return await self._find(f"STREAM.MSG.DELETE.{stream}", ErrorReply, body) is not None
+
+    # -- one request ------------------------------------------------------------------
+
+    async def _find(self, request: str, reply: type[T], body: Any = None) -> T | None:
+        try:
+            return await self._ask(request, body, reply)
+        except JetStreamError as exc:
+            if exc.err_code in NOT_FOUND:
+                return None
+            raise
+
+    async def _ask(self, request: str, body: Any, reply: type[T]) -> T:
+        data = b"" if body is None else encode(body)
+        message = await self.connection.request(f"$JS.API.{request}", data, timeout=self.timeout)
+        error = decode_error(message.data).error
+        if error is not None:
+            raise error_for(request, error)
+        return msgspec.json.decode(message.data, type=reply)
+
+    async def retry(self, attempt: Any, *, pause: float = 0.25) -> Any:
+        """Call `attempt` until its outcome is known, for requests that may be repeated."""
+        while True:
+            try:
+                return await attempt()
+            except (UnconfirmedError, TemporarilyUnavailableError):
+                await asyncio.sleep(pause)
+
+
+def error_for(request: str, error: ApiError) -> JetStreamError | TemporarilyUnavailableError:
+    """Return the exception that says what the server answered."""
+    if error.err_code in TAKEN:
+        return SubjectTakenError(request, error.code, error.err_code, error.description)
+    if error.code == 503 and error.err_code not in DISABLED:
+        return TemporarilyUnavailableError(request, error.description)
+    return JetStreamError(request, error.code, error.err_code, error.description)
+
+
+def _stored(reply: Message) -> StoredMessage:
+    headers = reply.headers or {}
+    return StoredMessage(
+        headers["Nats-Subject"],
+        int(headers["Nats-Sequence"]),
+        reply.data,
+        datetime.fromisoformat(headers["Nats-Time-Stamp"]),
+        headers,
+    )
+
+
+def _parse_headers(raw: bytes) -> Mapping[str, str] | None:
+    """Return the headers of a stored message; the first line is the version."""
+    if not raw:
+        return None
+    lines = raw.decode(errors="replace").split("\r\n")[1:]
+    pairs = (line.partition(":") for line in lines if line)
+    return {name: value.strip() for name, _, value in pairs}

@@ -1,0 +1,98 @@
+"""Dead letters: jobs set aside for people, to be looked at, replayed or thrown away."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+
+import msgspec
+
+from ipc import JetStream, SubjectTakenError, encode
+
+from ._declare import Declarations
+from ._enqueue import must_be_absent
+from ._errors import JobNotRetryableError
+from ._layout import JobId, Layout, Priority
+from ._message import DeadLetter, decode_dead_letter, decode_job
+from ._results import Outcomes
+
+__all__ = ["DeadLetters"]
+
+
+class DeadLetters:
+    """The dead letters of an app."""
+
+    def __init__(
+        self, jetstream: JetStream, layout: Layout, outcomes: Outcomes, declarations: Declarations
+    ) -> None:
+        self._jetstream = jetstream
+        self._layout = layout
+        self._outcomes = outcomes
+        self._declarations = declarations
+
+    async def bury(self, job: JobId, letter: DeadLetter) -> None:
+        """Store a dead letter; the same job again replaces it."""
+        await self._jetstream.publish(self._layout.dead(job), encode(letter))
+
+    async def find(self, job_id: str) -> DeadLetter | None:
+        """Return the dead letter of a job, or `None`."""
+        job = JobId.parse(job_id)
+        stored = await self._jetstream.find_last(self._layout.dead_stream, self._layout.dead(job))
+        return None if stored is None else decode_dead_letter(stored.data)
+
+    async def list(self, queue: str | None = None) -> AsyncIterator[DeadLetter]:
+        """Yield dead letters, oldest first.
+
+        Args:
+            queue: Only those of this queue.
+        """
+        if await self._jetstream.find_stream(self._layout.dead_stream) is None:
+            return
+        subject = self._layout.dead_letters(queue)
+        async for stored in self._jetstream.scan(self._layout.dead_stream, subject):
+            yield decode_dead_letter(stored.data)
+
+    async def retry(self, job_id: str) -> None:
+        """Put a dead job back on its queue, as it arrived, with all its attempts before it.
+
+        The order keeps it somewhere at every moment: the old outcome goes, the job is
+        queued again, and only then the dead letter is removed.
+
+        Raises:
+            JobNotRetryableError: There is no such dead letter.
+        """
+        job = JobId.parse(job_id)
+        letter = await self.find(job_id)
+        if letter is None:
+            raise JobNotRetryableError(job_id, "not among the dead letters")
+        await self._declarations.ensure_queue(job.queue)
+        await self._outcomes.forget(job)
+        await self._jetstream.purge(self._layout.bucket_stream, self._layout.crashes(job))
+        # If somebody else was faster, it is queued, which is what was asked for.
+        with contextlib.suppress(SubjectTakenError):
+            await self._jetstream.publish(
+                self._layout.task(job, Priority(letter.priority)),
+                revived(letter.body),
+                headers=must_be_absent(self._layout.anywhere(job)),
+            )
+        await self.purge(job_id=job_id)
+
+    async def purge(self, *, job_id: str | None = None, queue: str | None = None) -> int:
+        """Throw dead letters away: one, a queue's, or all; return how many."""
+        layout = self._layout
+        subject = layout.dead(JobId.parse(job_id)) if job_id else layout.dead_letters(queue)
+        return await self._jetstream.purge(layout.dead_stream, subject)
+
+
+def revived(body: bytes) -> bytes:
+    """Return a job's body with its attempts and its expiry forgotten.
+
+    A body that could not be decoded stays as it is: a newer worker may understand it.
+    """
+    try:
+        message = decode_job(body)
+    except msgspec.DecodeError:
+        return body
+    return encode(
+        msgspec.structs.replace(message, attempt=1, error=None, expires_at=None, resent=False)
+    )

@@ -1,0 +1,185 @@
+"""The streams and consumers an app needs: created where missing, never changed silently."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import msgspec
+import structlog
+
+from ipc import JetStream, JetStreamError, StreamConfig
+
+from ._errors import QueueMissingError
+from ._layout import PRIORITIES, Layout
+from ._queue import Queue, Storage
+
+__all__ = ["Declarations", "Drift"]
+
+log = structlog.stdlib.get_logger("jetq")
+
+NAME_IN_USE = 10058
+
+
+class Drift(msgspec.Struct, frozen=True):
+    """A stream that is missing, or differs from what the app wants."""
+
+    stream: str
+    exists: bool
+    differences: dict[str, tuple[Any, Any]]
+    """Setting to what the server has and what is wanted."""
+
+
+class Declarations:
+    """What should be on the server, and what is known to be there."""
+
+    def __init__(
+        self,
+        jetstream: JetStream,
+        layout: Layout,
+        queues: Mapping[str, Queue],
+        *,
+        storage: Storage,
+        replicas: int,
+        allowed: bool,
+    ) -> None:
+        """Set up.
+
+        Args:
+            allowed: Whether to create what is missing; otherwise nothing is touched.
+        """
+        self._jetstream = jetstream
+        self._layout = layout
+        self._queues = queues
+        self._storage: Storage = storage
+        self._replicas = replicas
+        self._allowed = allowed
+        self._ready: set[str] = set()  # queues
+        self._known: set[str] = set()  # streams
+        self._lock = asyncio.Lock()
+
+    def queue(self, name: str) -> Queue:
+        """Return a queue's settings: its own, or the default ones."""
+        return self._queues.get(name) or Queue(name)
+
+    def streams(self, queues: Iterable[str]) -> list[StreamConfig]:
+        """Return the streams that an app with these queues needs."""
+        return [*self._shared_streams(), *(self._queue_stream(name) for name in queues)]
+
+    def _shared_streams(self) -> list[StreamConfig]:
+        layout, storage, replicas = self._layout, self._storage, self._replicas
+        return [
+            layout.results_stream_config(storage, replicas),
+            layout.dead_stream_config(storage, replicas),
+            layout.bucket_config(storage, replicas),
+        ]
+
+    def _queue_stream(self, name: str) -> StreamConfig:
+        return self._layout.queue_stream(self.queue(name), self._storage, self._replicas)
+
+    async def ensure_queue(self, name: str, anew: bool = False) -> None:
+        """Make sure that jobs can be put on a queue and their outcomes be recorded.
+
+        Args:
+            anew: Look on the server even if the queue was found there before.
+
+        Raises:
+            QueueMissingError: It is not there and may not be created.
+        """
+        if name in self._ready and not anew:
+            return
+        async with self._lock:
+            if name in self._ready and not anew:
+                return
+            for config in (*self._shared_streams(), self._queue_stream(name)):
+                if anew or config.name not in self._known:
+                    await self._ensure(config, name)
+                    self._known.add(config.name)
+            self._ready.add(name)
+
+    async def ensure_consumers(self, name: str) -> None:
+        """Make sure that a queue can be worked on."""
+        queue, stream = self.queue(name), self._layout.queue_stream_name(name)
+        for priority in PRIORITIES:
+            wanted = self._layout.consumer(queue, priority)
+            found = await self._jetstream.find_consumer(stream, wanted.durable_name)
+            if found is None:
+                if not self._allowed:
+                    raise QueueMissingError(name, stream)
+                await self._jetstream.create_consumer(stream, wanted)
+            elif found.config.get("ack_wait") != wanted.ack_wait:
+                log.warning(
+                    "consumer differs from what the app wants; see `jetq streams`",
+                    stream=stream,
+                    consumer=wanted.durable_name,
+                    has=found.config.get("ack_wait"),
+                    wants=wanted.ack_wait,
+                )
+
+    async def _ensure(self, config: StreamConfig, queue: str) -> None:
+        drift = await self.compare(config)
+        if drift is None:
+            return
+        if not drift.exists:
+            if not self._allowed:
+                raise QueueMissingError(queue, config.name)
+            try:
+                await self._jetstream.create_stream(config)
+            except JetStreamError as exc:
+                # Somebody else created it meanwhile, with other settings: theirs stand.
+                if exc.err_code != NAME_IN_USE:
+                    raise
+            return
+        if config.name not in self._known:
+            log.warning(
+                "stream differs from what the app wants; see `jetq streams`",
+                stream=drift.stream,
+                differences=drift.differences,
+            )
+
+    async def compare(self, config: StreamConfig) -> Drift | None:
+        """Return how a stream on the server differs from what is wanted, if it does."""
+        found = await self._jetstream.find_stream(config.name)
+        if found is None:
+            return Drift(config.name, False, {})
+        wanted: dict[str, Any] = msgspec.to_builtins(config)
+        differences = {
+            setting: (found.config.get(setting), value)
+            for setting, value in wanted.items()
+            if _plain(found.config.get(setting)) != _plain(value)
+        }
+        return Drift(config.name, True, differences) if differences else None
+
+    async def apply(self, queues: Iterable[str]) -> list[Drift]:
+        """Create and change streams and consumers until they are as wanted; return what was not.
+
+        Raises:
+            JetStreamError: The server does not allow a change, such as of the storage.
+        """
+        names = list(queues)
+        drifts: list[Drift] = []
+        for config in self.streams(names):
+            drift = await self.compare(config)
+            if drift is None:
+                continue
+            drifts.append(drift)
+            found = await self._jetstream.find_stream(config.name)
+            if found is None:
+                await self._jetstream.create_stream(config)
+            else:
+                wanted: dict[str, Any] = msgspec.to_builtins(config)
+                await self._jetstream.update_stream({**found.config, **wanted})
+        for name in names:
+            stream = self._layout.queue_stream_name(name)
+            for priority in PRIORITIES:
+                consumer = self._layout.consumer(self.queue(name), priority)
+                await self._jetstream.create_consumer(stream, consumer)
+        return drifts
+
+
+def _plain(value: Any) -> Any:
+    """Return a setting in a form that compares: order of subjects means nothing."""
+    if isinstance(value, list | tuple):
+        return sorted(str(one) for one in value)  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+    return value

@@ -1,0 +1,94 @@
+"""Deliver: what the server hands over, read and checked, before anything runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from ipc import Pulled
+
+from ._errors import TaskArgumentError, UnknownTaskError
+from ._layout import NO_KEY, JobId, Layout, Priority
+from ._message import JobMessage, decode_job
+from ._retry import NO_RETRY, Retry
+from ._task import Task
+
+__all__ = ["Attempt", "Delivery", "Unreadable", "read"]
+
+
+class Delivery:
+    """One handing-over of a job, held by this worker until it is settled."""
+
+    __slots__ = ("job", "priority", "pulled", "renewed_at")
+
+    def __init__(self, pulled: Pulled, job: JobId, priority: Priority, now: float) -> None:
+        self.pulled = pulled
+        self.job = job
+        self.priority = priority
+        self.renewed_at = now
+        """When the lease last began, by the event loop's clock."""
+
+    @property
+    def is_first(self) -> bool:
+        """Whether the server never handed this message to anybody before."""
+        return self.pulled.num_delivered == 1
+
+
+class Attempt(msgspec.Struct, frozen=True):
+    """A job that can be run."""
+
+    task: Task[..., Any]
+    message: JobMessage
+    args: list[Any]
+    kwargs: dict[str, Any]
+
+    @property
+    def number(self) -> int:
+        """Counts from 1."""
+        return self.message.attempt
+
+    @property
+    def retry(self) -> Retry:
+        """The policy that applies."""
+        return self.task.retry
+
+
+class Unreadable(msgspec.Struct, frozen=True):
+    """A job that nobody here can run, and why."""
+
+    reason: str
+    task: str = ""
+    number: int = 1
+    retry: Retry = NO_RETRY
+
+
+def accept(pulled: Pulled, queue: str, now: float) -> Delivery:
+    """Return what was handed over; its subject says which job it is.
+
+    A subject that no jetq wrote still gets a job id, so that it can be dead-lettered.
+    """
+    known = Layout.parse(pulled.subject)
+    if known is None:
+        known = JobId(queue, NO_KEY, f"seq-{pulled.stream_seq}"), Priority.NORMAL
+    return Delivery(pulled, *known, now)
+
+
+def read(delivery: Delivery, tasks: Mapping[str, Task[..., Any]]) -> Attempt | Unreadable:
+    """Return the attempt that a delivery asks for. Nothing from the wire is trusted:
+    names are looked up among the known tasks, arguments are checked against their types.
+    """
+    try:
+        message = decode_job(delivery.pulled.data)
+    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+        return Unreadable(f"the body is not a job: {exc}")
+    task = tasks.get(message.task)
+    if task is None:
+        problem = UnknownTaskError(message.task, tuple(tasks))
+        return Unreadable(str(problem), message.task, message.attempt)
+    try:
+        args, kwargs = task.signature.decode(message.args)
+    except TaskArgumentError as exc:
+        return Unreadable(str(exc), message.task, message.attempt)
+    return Attempt(task, message, args, kwargs)

@@ -1,0 +1,392 @@
+"""Enqueue: a call becomes a message on its queue's stream, acknowledged by the server.
+
+What is published never depends on luck: a publish whose acknowledgement is lost is
+repeated with the expectation that the job is not there yet, and marked, so that a
+worker that gets a second copy first looks whether the first one ran.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import msgspec
+
+from ipc import (
+    MAX_ATOMIC_BATCH,
+    BatchBrokenError,
+    Connection,
+    IpcError,
+    JetStream,
+    MessageTooLargeError,
+    NoResponderError,
+    Outgoing,
+    SubjectTakenError,
+    UnconfirmedError,
+    encode,
+    ingest,
+    publish_atomically,
+)
+
+from ._errors import EnqueueError, EnqueueManyError, JetqError, JobExistsError, OptionsError
+from ._layout import NO_KEY, JobId, Layout, key_token, new_token
+from ._message import JobMessage
+from ._task import Call
+
+__all__ = ["Draft", "Enqueuer", "draft", "schedule_headers"]
+
+# How many acknowledgements are awaited at once for jobs that cannot go into a batch.
+PIPELINE = 200
+PAUSE = 0.1
+
+
+class Draft(msgspec.Struct, frozen=True, kw_only=True):
+    """A job as it will be published."""
+
+    job: JobId
+    subject: str
+    message: JobMessage
+    headers: dict[str, str]
+    absent: str | None
+    """Publish only if nothing is stored on these subjects."""
+    chosen_id: bool = False
+    on_conflict: str = "return"
+
+    def outgoing(self) -> Outgoing:
+        """Return the message for the server."""
+        headers = self.headers
+        if self.absent is not None:
+            headers = {**headers, **must_be_absent(self.absent)}
+        return Outgoing(self.subject, encode(self.message), headers or None)
+
+    def again(self, layout: Layout) -> Draft:
+        """Return what to publish after an attempt of which nothing is known."""
+        return msgspec.structs.replace(
+            self,
+            message=msgspec.structs.replace(self.message, resent=True),
+            absent=self.absent or layout.anywhere(self.job),
+        )
+
+
+class Placed(msgspec.Struct, frozen=True):
+    """Which job a call became, and whether it is a new one."""
+
+    job: JobId
+    created: bool
+
+
+def must_be_absent(subjects: str) -> dict[str, str]:
+    """Return the headers by which a publish fails if something is stored on `subjects`."""
+    return {
+        "Nats-Expected-Last-Subject-Sequence": "0",
+        "Nats-Expected-Last-Subject-Sequence-Subject": subjects,
+    }
+
+
+def schedule_headers(due_at: datetime, target: str) -> dict[str, str]:
+    """Return the headers by which the server publishes a message to `target` at a time.
+
+    Source: NATS ADR-51.
+    """
+    stamp = due_at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return {"Nats-Schedule": f"@at {stamp}", "Nats-Schedule-Target": target}
+
+
+def draft(call: Call[Any], layout: Layout, now: datetime) -> Draft:
+    """Return what to publish for a call."""
+    task, options = call.task, call.options
+    key = options.unique or options.debounce
+    job = JobId(task.queue, NO_KEY if key is None else key_token(key), options.id or new_token())
+    message = JobMessage(
+        task=task.name,
+        args=call.args,
+        enqueued_at=now,
+        expires_at=_moment(options.expires, now),
+        timeout=options.timeout,
+        headers=options.headers,
+    )
+    priority = options.priority or task.priority
+    due_at = options.eta or _moment(options.delay, now)
+    target = layout.task(job, priority)
+    headers = {} if due_at is None else schedule_headers(due_at, target)
+    absent = None
+    if options.unique is not None:
+        absent = layout.with_key(job.queue, job.key)
+    elif options.id is not None:
+        absent = layout.anywhere(job)
+        # Closes the gap between the check for an outcome and the publish, for as long as
+        # the stream remembers ids (2 minutes); the expectation covers what still waits.
+        headers["Nats-Msg-Id"] = str(job)
+    return Draft(
+        job=job,
+        subject=target if due_at is None else layout.later(job, priority),
+        message=message,
+        headers=headers,
+        absent=absent,
+        chosen_id=options.id is not None,
+        on_conflict=options.on_conflict,
+    )
+
+
+def _moment(value: float | timedelta | datetime | None, now: datetime) -> datetime | None:
+    match value:
+        case None | datetime():
+            return value
+        case timedelta():
+            return now + value
+        case _:
+            return now + timedelta(seconds=value)
+
+
+class Enqueuer:
+    """Puts calls on their queues."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        jetstream: JetStream,
+        layout: Layout,
+        declare: Callable[[str, bool], Awaitable[None]],
+        timeout: float,
+    ) -> None:
+        """Set up.
+
+        Args:
+            declare: Makes sure that a queue's stream exists; if told so, looks even if it
+                has looked before.
+            timeout: Seconds until an acknowledgement must be here.
+        """
+        self._connection = connection
+        self._jetstream = jetstream
+        self._layout = layout
+        self._declare = declare
+        self._timeout = timeout
+
+    async def enqueue(self, call: Call[Any]) -> Placed:
+        """Store one job; see `BoundTask.enqueue`."""
+        deadline = time.monotonic() + self._timeout
+        if call.options.debounce is not None:
+            return await self._debounce(call, deadline)
+        return await self._place(call, draft(call, self._layout, datetime.now(UTC)), deadline)
+
+    async def enqueue_many(self, calls: Sequence[Call[Any]]) -> list[Placed]:
+        """Store jobs in the fastest way: one fast-ingest batch a queue, the rest pipelined."""
+        deadline = time.monotonic() + self._timeout
+        now = datetime.now(UTC)
+        drafts = [
+            None if call.options.debounce else draft(call, self._layout, now) for call in calls
+        ]
+        placed: list[Placed | None] = [None] * len(calls)
+        failures: list[Exception] = []
+
+        batches: dict[str, list[int]] = {}
+        singles: list[tuple[int, Draft | None]] = []
+        for index, one in enumerate(drafts):
+            if one is None or one.absent is not None:
+                singles.append((index, one))
+            else:
+                batches.setdefault(one.job.queue, []).append(index)
+
+        async def place(index: int, one: Draft | None) -> None:
+            try:
+                if one is None:
+                    placed[index] = await self._debounce(calls[index], deadline)
+                else:
+                    placed[index] = await self._place(calls[index], one, deadline)
+            except (JetqError, IpcError) as exc:
+                failures.append(exc)
+
+        for queue, indexes in batches.items():
+            whole = [(index, drafts[index]) for index in indexes]
+            stored = await self._ingest(queue, [one for _, one in whole if one], deadline)
+            for index, one in whole[:stored]:
+                placed[index] = Placed(one.job, True) if one else None
+            singles.extend(
+                (index, one.again(self._layout) if one else None) for index, one in whole[stored:]
+            )
+        for start in range(0, len(singles), PIPELINE):
+            await asyncio.gather(*(place(*single) for single in singles[start : start + PIPELINE]))
+
+        done = [one for one in placed if one is not None]
+        if failures:
+            missing = [
+                str(one.job) if one else "(debounced)"
+                for one, found in zip(drafts, placed, strict=True)
+                if found is None
+            ]
+            stored = [str(one.job) for one in done]
+            raise EnqueueManyError(stored, missing, str(failures[0])) from failures[0]
+        return done
+
+    async def enqueue_all_or_none(self, calls: Sequence[Call[Any]]) -> list[Placed]:
+        """Store every job or none, in one atomic batch.
+
+        Raises:
+            OptionsError: More than one queue, too many jobs, or a debounced one.
+            JobExistsError: One of them exists already; none was stored.
+            EnqueueError: Not acknowledged in time; either all are stored or none.
+        """
+        if not calls:
+            return []
+        deadline = time.monotonic() + self._timeout
+        first = calls[0].task
+        drafts = [draft(call, self._layout, datetime.now(UTC)) for call in calls]
+        if len({one.job.queue for one in drafts}) > 1:
+            raise OptionsError(first.name, "atomic jobs must be in one queue: it is one stream")
+        if len(drafts) > MAX_ATOMIC_BATCH:
+            raise OptionsError(first.name, f"at most {MAX_ATOMIC_BATCH} jobs are atomic")
+        if any(call.options.debounce for call in calls):
+            raise OptionsError(first.name, "a debounced job cannot be part of an atomic batch")
+        await self._declare(first.queue, False)
+        repeated = False
+        while True:
+            messages = [one.outgoing() for one in drafts]
+            try:
+                await publish_atomically(
+                    self._jetstream, messages, timeout=self._time_for_one_try(deadline)
+                )
+            except SubjectTakenError as exc:
+                # On a repetition it was this very batch that took the place before.
+                if not repeated:
+                    taken = await self._first_existing(drafts)
+                    raise JobExistsError(first.name, str(taken)) from exc
+            except NoResponderError as exc:
+                await self._declare(first.queue, True)
+                await self._pause(deadline, first.name, drafts[0].job, exc)
+                continue
+            except UnconfirmedError as exc:
+                drafts, repeated = [one.again(self._layout) for one in drafts], True
+                await self._pause(deadline, first.name, drafts[0].job, exc)
+                continue
+            return [Placed(one.job, True) for one in drafts]
+
+    # -- one job --------------------------------------------------------------------
+
+    async def _place(self, call: Call[Any], one: Draft, deadline: float) -> Placed:
+        """Publish a draft until it is acknowledged, or found to be there already."""
+        await self._declare(one.job.queue, False)
+        if one.chosen_id and await self._has_ended(one.job):
+            return Placed(one.job, False)
+        repeated = one.message.resent
+        while True:
+            outgoing = one.outgoing()
+            try:
+                ack = await self._jetstream.publish(
+                    outgoing.subject,
+                    outgoing.data,
+                    headers=outgoing.headers,
+                    timeout=self._time_for_one_try(deadline),
+                )
+                return Placed(one.job, not ack.duplicate or repeated)
+            except SubjectTakenError:
+                existing = await self._existing(one)
+                if existing is None:
+                    # It ended between the refusal and the look: the place is free again.
+                    await self._pause(deadline, call.task.name, one.job, None)
+                    continue
+                if existing == one.job:
+                    return Placed(existing, repeated and not one.chosen_id)
+                if one.on_conflict == "raise":
+                    raise JobExistsError(call.task.name, str(existing)) from None
+                return Placed(existing, False)
+            except NoResponderError as exc:
+                # The stream is gone: a server with streams in memory was restarted.
+                await self._declare(one.job.queue, True)
+                await self._pause(deadline, call.task.name, one.job, exc)
+            except UnconfirmedError as exc:
+                one, repeated = one.again(self._layout), True
+                await self._pause(deadline, call.task.name, one.job, exc)
+
+    async def _debounce(self, call: Call[Any], deadline: float) -> Placed:
+        """Replace the waiting job with the same key, or be the first one.
+
+        A schedule published again to its own subject replaces the message and its time.
+        """
+        await self._declare(call.task.queue, False)
+        layout = self._layout
+        while True:
+            one = draft(call, layout, datetime.now(UTC))
+            stream = layout.queue_stream_name(one.job.queue)
+            scheduled = layout.with_key(one.job.queue, one.job.key, kind="later")
+            waiting = await self._jetstream.find_last(stream, scheduled)
+            known = layout.parse(waiting.subject) if waiting else None
+            if waiting is None or known is None:
+                headers = {**one.headers, **must_be_absent(scheduled)}
+                job, subject = one.job, one.subject
+            else:
+                job, priority = known
+                subject = waiting.subject
+                headers = {
+                    "Nats-Schedule": one.headers["Nats-Schedule"],
+                    "Nats-Schedule-Target": layout.task(job, priority),
+                    "Nats-Expected-Last-Subject-Sequence": str(waiting.seq),
+                }
+            try:
+                await self._jetstream.publish(
+                    subject,
+                    encode(one.message),
+                    headers=headers,
+                    timeout=self._time_for_one_try(deadline),
+                )
+                return Placed(job, waiting is None)
+            except (SubjectTakenError, UnconfirmedError) as exc:
+                # Another call was faster, or the job became due: look again.
+                await self._pause(deadline, call.task.name, job, exc)
+
+    # -- what is there already ----------------------------------------------------------
+
+    async def _has_ended(self, job: JobId) -> bool:
+        layout = self._layout
+        return (
+            await self._jetstream.find_last(layout.results_stream, layout.result(job)) is not None
+        )
+
+    async def _existing(self, one: Draft) -> JobId | None:
+        stream = self._layout.queue_stream_name(one.job.queue)
+        found = await self._jetstream.find_last(stream, one.absent or one.subject)
+        known = self._layout.parse(found.subject) if found else None
+        return known[0] if known else None
+
+    async def _first_existing(self, drafts: Sequence[Draft]) -> JobId | None:
+        for one in drafts:
+            if one.absent is not None and (found := await self._existing(one)) is not None:
+                return found
+        return None
+
+    # -- streams and time ------------------------------------------------------------------
+
+    async def _ingest(self, queue: str, drafts: Sequence[Draft], deadline: float) -> int:
+        """Store drafts in one batch; return how many are stored for certain."""
+        await self._declare(queue, False)
+        limit = self._connection.max_payload
+        messages = [one.outgoing() for one in drafts]
+        for message in messages:
+            if len(message.data) > limit:
+                raise MessageTooLargeError(message.subject, len(message.data), limit)
+        try:
+            await self._connection.wait_connected(self._left(deadline))
+            await ingest(
+                self._connection, messages, timeout=min(self._timeout, self._jetstream.timeout)
+            )
+        except BatchBrokenError as exc:
+            return exc.acknowledged
+        except NoResponderError:
+            await self._declare(queue, True)
+            return 0
+        return len(messages)
+
+    def _time_for_one_try(self, deadline: float) -> float:
+        return min(self._jetstream.timeout, self._left(deadline))
+
+    def _left(self, deadline: float) -> float:
+        return max(deadline - time.monotonic(), 0.001)
+
+    async def _pause(self, deadline: float, task: str, job: JobId, cause: Exception | None) -> None:
+        """Wait a little before the next try, if there is time for one."""
+        if time.monotonic() + PAUSE >= deadline:
+            reason = str(cause) if cause else "its place was taken again and again"
+            raise EnqueueError(task, str(job), self._timeout, reason) from cause
+        await asyncio.sleep(PAUSE)

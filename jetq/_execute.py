@@ -1,0 +1,164 @@
+"""Execute: run a task's function, within its time, and say what it came to."""
+
+from __future__ import annotations
+
+import asyncio
+import pickle
+import traceback
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import anyio
+import anyio.to_process
+
+from ipc import Middleware, wrap
+
+from ._context import JobContext, enter_job
+from ._delivery import Attempt
+from ._message import ErrorInfo
+from ._outcome import Cancelled, Completed, Failed, Outcome, PutOff, Rejected
+from ._steering import Reject, RetryAfter, Snooze
+from ._task import AsyncTask, Task
+from ._thread import run_in_thread
+
+__all__ = ["Executor", "Running", "describe"]
+
+MAX_TRACEBACK = 8_192
+"""Characters; the end is kept, which says where it was raised."""
+
+
+class Running:
+    """A job that runs now, and the handle to stop it."""
+
+    __slots__ = ("cancelled", "id", "scope", "task")
+
+    def __init__(self, id: str, task: str, scope: anyio.CancelScope) -> None:
+        self.id = id
+        self.task = task
+        self.scope = scope
+        self.cancelled = False
+
+    def cancel(self) -> None:
+        """Stop it: somebody cancelled the job."""
+        self.cancelled = True
+        self.scope.cancel()
+
+
+class RemoteError(Exception):
+    """Carries the traceback of an exception out of a process."""
+
+
+class Executor:
+    """Runs attempts: coroutines here, plain functions in threads or processes."""
+
+    def __init__(self, concurrency: int, middleware: Sequence[Middleware[JobContext]]) -> None:
+        self._threads = anyio.CapacityLimiter(concurrency)
+        self._processes = anyio.CapacityLimiter(concurrency)
+        self._middleware = middleware
+
+    async def run(self, attempt: Attempt, context: JobContext, running: Running) -> Outcome:
+        """Run an attempt and return what it came to; only cancellation is raised."""
+        task, timeout = attempt.task, attempt.message.timeout or attempt.task.timeout
+        scope = running.scope
+        if timeout is not None:
+            scope.deadline = anyio.current_time() + timeout
+        enter_job(context)
+        try:
+            with scope:
+                result = await self._call(attempt, context)
+                # Checked here, so that a wrong result is the task's failure.
+                return (
+                    Completed(task.signature.encode_result(result))
+                    if task.store_result
+                    else Completed()
+                )
+        except Exception as exc:
+            return outcome_of(exc, attempt)
+        except SystemExit as exc:
+            return Failed(describe(exc))
+        except asyncio.CancelledError as exc:
+            current = asyncio.current_task()
+            if current is None or current.cancelling():
+                raise
+            # Nobody cancelled us: the task awaited something that was cancelled.
+            return Failed(describe(exc))
+        if running.cancelled:
+            return Cancelled()
+        error = ErrorInfo(f"ran longer than its timeout of {timeout:g} s", "builtins.TimeoutError")
+        return Failed(error, task.retry.covers(TimeoutError()))
+
+    async def _call(self, attempt: Attempt, context: JobContext) -> Any:
+        call = partial(run_function, attempt.task, attempt, self._threads, self._processes)
+        return await wrap(call, context, self._middleware)()
+
+
+async def run_function(
+    task: Task[..., Any],
+    attempt: Attempt,
+    threads: anyio.CapacityLimiter,
+    processes: anyio.CapacityLimiter,
+) -> Any:
+    """Call a task's function where it belongs."""
+    if isinstance(task, AsyncTask):
+        return await task.function(*attempt.args, **attempt.kwargs)
+    if not task.process:
+        call = partial(task.function, *attempt.args, **attempt.kwargs)
+        return await run_in_thread(call, threads)
+    result, error, trace = await anyio.to_process.run_sync(
+        call_in_process, task, attempt.args, attempt.kwargs, cancellable=True, limiter=processes
+    )
+    if error is not None:
+        raise error from RemoteError(trace)
+    return result
+
+
+def call_in_process(
+    task: Task[..., Any], args: list[Any], kwargs: dict[str, Any]
+) -> tuple[Any, Exception | None, str]:
+    """Call a function in a process of the pool; an exception is returned with its traceback."""
+    try:
+        return task.function(*args, **kwargs), None, ""
+    except Exception as exc:
+        trace = "".join(traceback.format_exception(exc))
+        try:
+            pickle.loads(pickle.dumps(exc))
+        except Exception:
+            # Made of something that cannot leave this process; its words can.
+            return None, RuntimeError(f"{type(exc).__qualname__}: {exc}"), trace
+        return None, exc, trace
+
+
+def outcome_of(exc: Exception, attempt: Attempt) -> Outcome:
+    """Return what an exception from a task means for its job."""
+    match exc:
+        case Snooze(delay=delay, reason=reason):
+            return PutOff(delay, reason)
+        case RetryAfter(delay=delay):
+            return Failed(describe(exc), delay=delay)
+        case Reject(reason=reason):
+            return Rejected(reason, describe(exc))
+        case _:
+            return Failed(describe(exc), attempt.retry.covers(exc))
+
+
+def describe(exc: BaseException) -> ErrorInfo:
+    """Return an exception in words that can be stored."""
+    kind = type(exc)
+    if isinstance(exc.__cause__, RemoteError):
+        trace = str(exc.__cause__)
+    else:
+        frames = exc.__traceback__
+        while frames is not None and _is_ours(frames.tb_frame.f_globals.get("__name__", "")):
+            frames = frames.tb_next
+        trace = "".join(traceback.format_exception(kind, exc, frames))
+    return ErrorInfo(
+        message=str(exc) or kind.__name__,
+        kind=f"{kind.__module__}.{kind.__qualname__}",
+        traceback=trace[-MAX_TRACEBACK:],
+    )
+
+
+def _is_ours(module: str) -> bool:
+    """Return whether a frame lies between the worker and the task's own code."""
+    return module.startswith(("jetq._", "ipc._", "anyio"))

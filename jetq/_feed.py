@@ -1,0 +1,352 @@
+"""Deliver: ask the server for just the jobs that this worker can start, urgent ones first.
+
+A *lane* is one consumer: one queue at one priority. What is known of a lane:
+
+    unknown    nothing was asked since it was last seen          → fetch
+    fetching   asked for what is there; answered at once          → wait
+    more       the last message said that more wait behind it     → fetch
+    empty      the server said that nothing is there              → listen
+    listening  one message asked for, whenever it may come        → nothing to do
+
+Lanes are asked from the most urgent down, and a level only when every lane above it is
+listening, which proves it empty: so no job starts before a more urgent one that waits.
+A listening lane delivers a job the moment it is there. If all slots are taken by then,
+the job is given back at once, for a worker that has one.
+
+What is asked for is what can be started: the free slots, and what the worker will finish
+within the next tenth of a second by its own recent pace.
+
+Lost answers do no harm: a lane whose request gives no sign of life becomes unknown again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from typing import Any
+
+import anyio
+import msgspec
+import structlog
+
+from ipc import Connection, Pulled, PullEnded, PullInbox
+
+from ._buffer import Buffer
+from ._delivery import Delivery, accept
+from ._layout import PRIORITIES, Layout
+
+__all__ = ["Ask", "Feed", "Lane", "plan"]
+
+log = structlog.stdlib.get_logger("jetq")
+
+LOOKAHEAD = 0.1
+"""Seconds of work to hold beyond the free slots."""
+
+# How long a listening request stays open, and how often the server shows that it still
+# knows of it. With many lanes both grow, so that an idle worker stays quiet.
+LISTEN = 30.0
+HEARTBEAT = 10.0
+SECONDS_A_LANE = 2.0
+# A fetch is answered at once; this much silence means it was lost.
+FETCH_SILENCE = 5.0
+# After a consumer was found missing, so that a gap of its own making is not hammered.
+BACK_OFF = 0.5
+
+
+class Lane:
+    """One queue at one priority, and what is known of it."""
+
+    __slots__ = (
+        "backlog",
+        "consumer",
+        "empty",
+        "listening",
+        "not_before",
+        "queue",
+        "requests",
+        "seen_at",
+        "stream",
+        "weight",
+    )
+
+    def __init__(self, queue: str, stream: str, consumer: str, weight: float) -> None:
+        self.queue = queue
+        self.stream = stream
+        self.consumer = consumer
+        self.weight = weight
+        self.requests: deque[list[int]] = deque()
+        """Open fetches, oldest first: request number and how many are still to come."""
+        self.listening = 0
+        """The number of the listening request; 0 if there is none."""
+        self.empty = False
+        self.backlog = 0
+        self.seen_at = 0.0
+        self.not_before = 0.0
+
+    @property
+    def asked(self) -> int:
+        """How many messages are still to come from open fetches."""
+        return sum(request[1] for request in self.requests)
+
+    def reset(self) -> None:
+        """Forget everything: the lane is unknown."""
+        self.requests.clear()
+        self.listening = 0
+        self.empty = False
+        self.backlog = 0
+
+
+class Ask(msgspec.Struct, frozen=True):
+    """A request to send."""
+
+    lane: Any
+    batch: int
+    listen: bool = False
+
+
+def plan(levels: Sequence[Sequence[Lane]], room: int, now: float) -> Iterator[Ask]:
+    """Yield what to ask, most urgent first.
+
+    Args:
+        levels: The lanes of each priority, most urgent first.
+        room: How many jobs can be taken beyond those that are held or asked for.
+    """
+    proven = True
+    for level in levels:
+        hungry = [lane for lane in level if not lane.listening and lane.not_before <= now]
+        weights = sum(lane.weight for lane in hungry if not lane.empty) or 1.0
+        here = room
+        for lane in hungry:
+            if lane.empty:
+                yield Ask(lane, 1, listen=True)
+            elif proven and room > 0 and (not lane.requests or lane.backlog > lane.asked):
+                share = min(room, math.ceil(here * lane.weight / weights))
+                room -= share
+                yield Ask(lane, share)
+        # Whatever is not proven empty by now comes before the levels below.
+        proven = proven and all(lane.empty or lane.listening for lane in level)
+
+
+class Feed:
+    """Keeps a worker's buffer filled, and no fuller than is good."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        layout: Layout,
+        buffer: Buffer,
+        weights: dict[str, float],
+        concurrency: int,
+        *,
+        on_delivery: Callable[[Delivery], None],
+        on_missing: Callable[[str], Awaitable[None]],
+    ) -> None:
+        """Set up; nothing is asked before `run`.
+
+        Args:
+            on_delivery: Called with each job that is kept; puts it into the buffer.
+            on_missing: Called with a queue whose consumer the server does not know.
+        """
+        self._inbox = PullInbox(
+            connection,
+            on_pulled=self._on_pulled,
+            on_ended=self._on_ended,
+            on_heartbeat=self._on_heartbeat,
+        )
+        self._buffer = buffer
+        self._concurrency = concurrency
+        self._on_delivery = on_delivery
+        self._on_missing = on_missing
+        self._levels = [
+            [
+                Lane(queue, layout.queue_stream_name(queue), priority, weight)
+                for queue, weight in weights.items()
+            ]
+            for priority in PRIORITIES
+        ]
+        self._lanes = {
+            (lane.stream, lane.consumer): lane for level in self._levels for lane in level
+        }
+        self._by_request: dict[int, Lane] = {}
+        self._wake = asyncio.Event()
+        self._missing: set[str] = set()
+        self._closed = False
+        self._give_back: set[asyncio.Task[None]] = set()
+        idle = len(self._lanes) * SECONDS_A_LANE
+        self._listen = max(LISTEN, idle)
+        self._heartbeat = max(HEARTBEAT, idle / 3)
+
+        self.held = 0
+        """Jobs that were taken and are not settled yet."""
+        self._asked = 0
+        self._target = concurrency
+        self._finished = 0
+        self._pace = 0.0
+        self._pace_since = time.monotonic()
+
+    # -- the worker's side ----------------------------------------------------------
+
+    async def run(self) -> None:
+        """Ask for jobs, until cancelled."""
+        await self._inbox.open()
+        async with anyio.create_task_group() as group:
+            group.start_soon(self._watch_silence)
+            while True:
+                self._measure_pace()
+                room = self._target - self.held - self._asked
+                for ask in list(plan(self._levels, room, time.monotonic())):
+                    await self._send(ask)
+                await self._wake.wait()
+                self._wake.clear()
+
+    async def close(self) -> None:
+        """Ask no more. What the server had sent already is given back."""
+        self._closed = True
+        await self._inbox.close()
+        while self._give_back:
+            await asyncio.wait(self._give_back)
+
+    def finished(self) -> None:
+        """Say that a held job is settled."""
+        self.held -= 1
+        self._finished += 1
+        self._wake_if_room()
+
+    def reset(self) -> None:
+        """Forget what was asked: the connection, and with it every request, is a new one."""
+        self._by_request.clear()
+        for lane in self._lanes.values():
+            lane.reset()
+        self._asked = 0
+        self._wake.set()
+
+    async def ack(self, delivery: Delivery) -> None:
+        """Remove a job from its queue."""
+        await self._inbox.ack(delivery.pulled.reply)
+
+    async def nak(self, delivery: Delivery) -> None:
+        """Give a job back, for any worker to take at once."""
+        await self._inbox.nak(delivery.pulled.reply)
+
+    async def renew(self, delivery: Delivery) -> None:
+        """Begin a job's lease anew."""
+        await self._inbox.renew(delivery.pulled.reply)
+
+    # -- what the server says -------------------------------------------------------------
+
+    def _on_pulled(self, pulled: Pulled) -> None:
+        lane = self._lanes[pulled.stream, pulled.consumer]
+        now = time.monotonic()
+        lane.seen_at = now
+        lane.backlog = pulled.num_pending
+        if lane.requests:
+            self._asked -= 1
+            request = lane.requests[0]
+            request[1] -= 1
+            if request[1] == 0:
+                lane.requests.popleft()
+                del self._by_request[request[0]]
+                lane.empty = not lane.requests and pulled.num_pending == 0
+        elif lane.listening:
+            self._by_request.pop(lane.listening, None)
+            lane.listening = 0
+            # A redelivery may have others behind it, which the server does not count.
+            lane.empty = pulled.num_pending == 0 and pulled.num_delivered == 1
+        delivery = accept(pulled, lane.queue, now)
+        if self._closed or self.held >= max(self._target, self._concurrency):
+            lane.empty = False
+            task = asyncio.get_running_loop().create_task(self.nak(delivery))
+            self._give_back.add(task)
+            task.add_done_callback(self._give_back.discard)
+            return
+        self.held += 1
+        self._on_delivery(delivery)
+        if not lane.requests:
+            self._wake.set()
+        else:
+            self._wake_if_room()
+
+    def _on_ended(self, ended: PullEnded) -> None:
+        lane = self._by_request.pop(ended.request, None)
+        if lane is None:
+            return
+        lane.seen_at = time.monotonic()
+        if lane.listening == ended.request:
+            lane.listening = 0
+        else:
+            for request in tuple(lane.requests):
+                if request[0] == ended.request:
+                    lane.requests.remove(request)
+                    self._asked -= request[1]
+        if ended.status in ("404", "408"):
+            # Nothing there to fetch; or a listening request came to its end, which says
+            # nothing of what came in the moment after.
+            lane.empty = ended.status == "404" and not lane.requests
+            lane.backlog = 0
+        else:
+            # The consumer is gone (503), or moves to another node of the cluster (409).
+            lane.empty = False
+            lane.not_before = time.monotonic() + BACK_OFF
+            if ended.status == "503" or "Deleted" in ended.description:
+                self._missing.add(lane.queue)
+        self._wake.set()
+
+    def _on_heartbeat(self, request: int) -> None:
+        lane = self._by_request.get(request)
+        if lane is not None:
+            lane.seen_at = time.monotonic()
+
+    # -- asking -----------------------------------------------------------------------
+
+    async def _send(self, ask: Ask) -> None:
+        lane: Lane = ask.lane
+        number = self._inbox.new_request()
+        self._by_request[number] = lane
+        lane.seen_at = time.monotonic()
+        if ask.listen:
+            lane.listening = number
+        else:
+            lane.requests.append([number, ask.batch])
+            lane.empty = False
+            self._asked += ask.batch
+        await self._inbox.ask(
+            number,
+            lane.stream,
+            lane.consumer,
+            ask.batch,
+            wait=self._listen if ask.listen else 0,
+            heartbeat=self._heartbeat if ask.listen else 0,
+        )
+
+    async def _watch_silence(self) -> None:
+        """Make lanes unknown whose requests were lost, and mend missing consumers."""
+        while True:
+            await anyio.sleep(BACK_OFF)
+            now = time.monotonic()
+            for lane in self._lanes.values():
+                limit = self._heartbeat * 2.5 if lane.listening else FETCH_SILENCE
+                if (lane.listening or lane.requests) and now - lane.seen_at > limit:
+                    log.debug("pull request lost, asking again", stream=lane.stream)
+                    self._asked -= lane.asked
+                    lane.reset()
+            missing, self._missing = self._missing, set()
+            for queue in missing:
+                await self._on_missing(queue)
+            self._wake.set()
+
+    def _wake_if_room(self) -> None:
+        # A quarter of the target at a time: one request for many jobs, not one for each.
+        if (self._target - self.held - self._asked) * 4 >= self._target:
+            self._wake.set()
+
+    def _measure_pace(self) -> None:
+        now = time.monotonic()
+        elapsed = now - self._pace_since
+        if elapsed < 0.02:
+            return
+        self._pace = (self._pace + self._finished / elapsed) / 2
+        self._finished, self._pace_since = 0, now
+        self._target = self._concurrency + int(self._pace * LOOKAHEAD)

@@ -1,0 +1,61 @@
+"""When and how often a failed job is run again."""
+
+from __future__ import annotations
+
+import random
+
+import msgspec
+
+__all__ = ["Retry"]
+
+
+class Retry(msgspec.Struct, frozen=True, kw_only=True):
+    """A retry policy: how many attempts, how far apart, after which errors.
+
+    The delay after attempt *n* is `base_delay * multiplier ** (n - 1)`, at most
+    `max_delay`; with jitter it is a random time between half of that and all of it,
+    so that jobs that failed together do not come back together.
+    """
+
+    max_attempts: int = 3
+    """Runs in total, the first included; 1 means no retry."""
+    base_delay: float = 1.0
+    """Seconds before the second attempt."""
+    multiplier: float = 2.0
+    max_delay: float = 3600.0
+    """Seconds."""
+    jitter: bool = True
+    retry_on: tuple[type[BaseException], ...] = (Exception,)
+    """Only these are retried, and what derives from them."""
+    give_up_on: tuple[type[BaseException], ...] = ()
+    """These are not, even if `retry_on` names them."""
+
+    max_crashes: int = 3
+    """How many workers a job may take down with it before it is a dead letter."""
+
+    def __post_init__(self) -> None:
+        if self.max_attempts < 1 or self.max_crashes < 1:
+            raise ValueError("Retry: max_attempts and max_crashes are at least 1")
+        if self.base_delay < 0 or self.max_delay < 0 or self.multiplier < 1:
+            raise ValueError("Retry: delays are not negative and multiplier is at least 1")
+
+    def covers(self, error: BaseException) -> bool:
+        """Return whether a job that raised `error` may be run again."""
+        return isinstance(error, self.retry_on) and not isinstance(error, self.give_up_on)
+
+    def delay_after(self, attempt: int, *, chance: float | None = None) -> float:
+        """Return the seconds to wait after failed attempt `attempt`, which counts from 1.
+
+        Args:
+            chance: From 0 to 1, what jitter makes of the delay; random if not given.
+        """
+        # Past 2**64 the power only overflows; max_delay has long been reached.
+        growth = self.multiplier ** min(attempt - 1, 64)
+        delay = min(self.base_delay * growth, self.max_delay)
+        if not self.jitter:
+            return delay
+        return delay * (0.5 + 0.5 * (random.random() if chance is None else chance))
+
+
+DEFAULT_RETRY = Retry()
+NO_RETRY = Retry(max_attempts=1)

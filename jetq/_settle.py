@@ -1,0 +1,219 @@
+"""Settle: record what became of a job, then answer the server, in this order always.
+
+Whatever is published is repeated until the server acknowledges it: giving up would lose
+nothing, as the job is still in its queue, but would run it again. So a worker whose
+server is away waits here, holding its jobs, until the server is back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
+from typing import TypeVar, assert_never
+
+import msgspec
+import structlog
+
+from ipc import JetStream, MessageTooLargeError, NoResponderError, UnconfirmedError, encode
+
+from ._dead_letter import DeadLetters
+from ._declare import Declarations
+from ._delivery import Attempt, Delivery, Unreadable
+from ._enqueue import schedule_headers
+from ._feed import Feed
+from ._layout import Layout
+from ._message import DeadLetter, ErrorInfo, OutcomeRecord
+from ._outcome import Bury, Drop, Finish, GiveBack, RetryAt, Settlement
+from ._results import Outcomes
+
+__all__ = ["Settler"]
+
+log = structlog.stdlib.get_logger("jetq")
+
+T = TypeVar("T")
+
+FIRST_PAUSE, LAST_PAUSE = 0.05, 2.0
+
+
+class Settler:
+    """Carries settlements out."""
+
+    def __init__(
+        self,
+        feed: Feed,
+        jetstream: JetStream,
+        layout: Layout,
+        outcomes: Outcomes,
+        dead_letters: DeadLetters,
+        declarations: Declarations,
+        *,
+        worker: str,
+        result_ttl: float,
+    ) -> None:
+        self._feed = feed
+        self._jetstream = jetstream
+        self._layout = layout
+        self._outcomes = outcomes
+        self._dead_letters = dead_letters
+        self._declarations = declarations
+        self._worker = worker
+        self._result_ttl = result_ttl
+
+    async def settle(
+        self,
+        delivery: Delivery,
+        attempt: Attempt | Unreadable,
+        settlement: Settlement,
+        started_at: datetime | None,
+    ) -> None:
+        """Record a settlement, then take the job off its queue or give it back."""
+        match settlement:
+            case Finish():
+                await self._finish(delivery, attempt, settlement, started_at)
+            case RetryAt():
+                await self._leave_copy(delivery, attempt, settlement)
+            case Bury():
+                await self._bury(delivery, attempt, settlement, started_at)
+            case Drop():
+                await self._feed.ack(delivery)
+            case GiveBack():
+                await self._feed.nak(delivery)
+            case _:
+                assert_never(settlement)
+
+    async def _finish(
+        self,
+        delivery: Delivery,
+        attempt: Attempt | Unreadable,
+        settlement: Finish,
+        started_at: datetime | None,
+    ) -> None:
+        stored = not isinstance(attempt, Attempt) or attempt.task.store_result
+        if settlement.status != "completed" or stored:
+            error = (
+                ErrorInfo("it was not started before it expired")
+                if settlement.status == "expired"
+                else None
+            )
+            record = self._record(attempt, settlement.status, started_at, error, settlement.result)
+            try:
+                await self._record_outcome(delivery, attempt, record)
+            except MessageTooLargeError as exc:
+                reason = f"the result cannot be stored: {exc}"
+                await self._bury(delivery, attempt, Bury(reason), started_at)
+                return
+        await self._remove(delivery)
+
+    async def _leave_copy(
+        self, delivery: Delivery, attempt: Attempt | Unreadable, settlement: RetryAt
+    ) -> None:
+        """Publish the job again for its next attempt, then remove this one.
+
+        Not a delayed nak, which would keep counting against the consumer's limits.
+        """
+        assert isinstance(attempt, Attempt), "what cannot be read is never run again"
+        target = self._layout.task(delivery.job, delivery.priority)
+        subject, headers = target, None
+        if settlement.delay > 0:
+            due_at = datetime.now(UTC) + timedelta(seconds=settlement.delay)
+            subject = self._layout.later(delivery.job, delivery.priority)
+            headers = schedule_headers(due_at, target)
+        copy = msgspec.structs.replace(
+            attempt.message,
+            attempt=settlement.attempt,
+            error=settlement.error,
+            expires_at=None,
+            resent=False,
+        )
+        if len(encode(copy)) > self._jetstream.connection.max_payload:
+            # The reason for the retry must not keep the job from being retried.
+            copy = msgspec.structs.replace(copy, error=ErrorInfo(settlement.error.message[:500]))
+        await self._surely(
+            delivery, lambda: self._jetstream.publish(subject, encode(copy), headers=headers)
+        )
+        await self._feed.ack(delivery)
+
+    async def _bury(
+        self,
+        delivery: Delivery,
+        attempt: Attempt | Unreadable,
+        settlement: Bury,
+        started_at: datetime | None,
+    ) -> None:
+        job, pulled = delivery.job, delivery.pulled
+        task = attempt.task.name if isinstance(attempt, Attempt) else attempt.task
+        error = settlement.error
+        letter = DeadLetter(
+            job_id=str(job),
+            queue=job.queue,
+            priority=delivery.priority,
+            task=task,
+            reason=settlement.reason,
+            attempts=attempt.number,
+            died_at=datetime.now(UTC),
+            error=error,
+            subject=pulled.subject,
+            body=pulled.data,
+        )
+        await self._surely(delivery, lambda: self._dead_letters.bury(job, letter))
+        recorded = msgspec.structs.replace(error, message=settlement.reason) if error else None
+        record = self._record(
+            attempt, "failed", started_at, recorded or ErrorInfo(settlement.reason)
+        )
+        await self._record_outcome(delivery, attempt, record)
+        await self._remove(delivery)
+        log.warning("job is dead", job_id=str(job), task=task, reason=settlement.reason)
+
+    async def _record_outcome(
+        self, delivery: Delivery, attempt: Attempt | Unreadable, record: OutcomeRecord
+    ) -> None:
+        ttl = attempt.task.result_ttl if isinstance(attempt, Attempt) else self._result_ttl
+        first = await self._surely(
+            delivery, lambda: self._outcomes.record(delivery.job, record, ttl)
+        )
+        if not first:
+            log.info("second outcome discarded", job_id=str(delivery.job), outcome=record.status)
+
+    async def _remove(self, delivery: Delivery) -> None:
+        """Take a job off its queue, and any copy that another delivery of it has left."""
+        await self._feed.ack(delivery)
+        if not delivery.is_first:
+            stream = self._layout.queue_stream_name(delivery.job.queue)
+            copies = self._layout.anywhere(delivery.job)
+            await self._surely(delivery, lambda: self._jetstream.purge(stream, copies))
+
+    def _record(
+        self,
+        attempt: Attempt | Unreadable,
+        status: str,
+        started_at: datetime | None,
+        error: ErrorInfo | None,
+        result: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET,
+    ) -> OutcomeRecord:
+        readable = isinstance(attempt, Attempt)
+        return OutcomeRecord(
+            status=status,  # pyright: ignore[reportArgumentType]
+            task=attempt.task.name if readable else attempt.task,
+            attempt=attempt.number,
+            enqueued_at=attempt.message.enqueued_at if readable else None,
+            started_at=started_at,
+            finished_at=datetime.now(UTC),
+            worker=self._worker,
+            result=result,
+            error=error,
+        )
+
+    async def _surely(self, delivery: Delivery, publish: Callable[[], Awaitable[T]]) -> T:
+        """Repeat a publish that may be repeated, until its outcome is known."""
+        pause = FIRST_PAUSE
+        while True:
+            try:
+                return await publish()
+            except NoResponderError:
+                # A stream in memory is gone after its server was restarted.
+                await self._declarations.ensure_queue(delivery.job.queue, anew=True)
+            except UnconfirmedError as exc:
+                log.debug("settling is waiting for the server", reason=str(exc))
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, LAST_PAUSE)

@@ -1,0 +1,404 @@
+"""The worker: deliver, execute, settle, for as long as it is told to."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+import anyio
+import msgspec
+import structlog
+
+from ipc import IpcError, Message, UnconfirmedError
+
+from ._buffer import Buffer
+from ._context import JobContext
+from ._crashes import Crashes
+from ._delivery import Attempt, Delivery, Unreadable, read
+from ._execute import Executor, Running
+from ._feed import Feed
+from ._outcome import (
+    Bury,
+    Cancelled,
+    Drop,
+    Expired,
+    Finish,
+    GiveBack,
+    Outcome,
+    Rejected,
+    RetryAt,
+    Settlement,
+    Superseded,
+    settlement_for,
+)
+from ._settle import Settler
+from ._watchdog import Watchdog
+
+if TYPE_CHECKING:
+    from ._app import App
+
+__all__ = ["Worker", "WorkerStats"]
+
+log = structlog.stdlib.get_logger("jetq")
+
+# For what has to be said to the server while everything else is being cancelled.
+LAST_WORDS = 2.0
+
+# Cancelled jobs that are still in the buffer are remembered for this long.
+REMEMBER = 120.0
+
+
+class WorkerStats(msgspec.Struct):
+    """What a worker did since it started."""
+
+    completed: int = 0
+    retried: int = 0
+    dead: int = 0
+    expired: int = 0
+    dropped: int = 0
+    """Deliveries that were settled elsewhere, or cancelled."""
+    given_back: int = 0
+
+
+class Worker:
+    """Runs jobs of some queues. Made by `app.worker(…)`."""
+
+    def __init__(
+        self,
+        app: App,
+        *,
+        queues: Sequence[str] | Mapping[str, float] | None,
+        concurrency: int,
+        grace: float,
+        name: str | None,
+    ) -> None:
+        if concurrency < 1:
+            raise ValueError("concurrency is at least 1")
+        wanted = app.queue_names if queues is None else queues
+        weights = dict(wanted) if isinstance(wanted, Mapping) else dict.fromkeys(wanted, 1.0)
+        if not weights:
+            raise ValueError(f"nothing to work on: app {app.name!r} has no tasks and no queues")
+        if any(weight <= 0 for weight in weights.values()):
+            raise ValueError("a queue's weight is a positive number")
+        self.app = app
+        self.name = name or f"{socket.gethostname()}-{os.getpid()}"
+        self.queues = tuple(weights)
+        self.concurrency = concurrency
+        self.grace = grace
+        self.stats = WorkerStats()
+        self._weights = weights
+        self._stopping = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._ready = False
+        self._state: Any = None
+        self._stack = AsyncExitStack()
+        self._buffer = Buffer(weights)
+        self._held: dict[int, Delivery] = {}
+        self._running: dict[str, Running] = {}
+        self._slots: dict[asyncio.Task[Any], Running] = {}
+        self._num_slots = 0
+        self._cancelled: dict[str, float] = {}
+        self._watchdog = Watchdog(self._name_of)
+
+    # -- the public side ----------------------------------------------------------------
+
+    async def __aenter__(self) -> Self:
+        """Connect, make sure that the queues exist, and enter the app's lifespan."""
+        app = await self._stack.enter_async_context(self.app)
+        try:
+            await self._declare()
+            if app.lifespan is not None:
+                self._state = await self._stack.enter_async_context(app.lifespan())
+            self._feed = Feed(
+                app.connection,
+                app.layout,
+                self._buffer,
+                self._weights,
+                self.concurrency,
+                on_delivery=self._hold,
+                on_missing=self._declare_again,
+            )
+            self._settler = Settler(
+                self._feed,
+                app.jetstream,
+                app.layout,
+                app.outcomes,
+                app.dead_letters,
+                app.declarations,
+                worker=self.name,
+                result_ttl=app.result_ttl,
+            )
+            self._crashes = Crashes(app.jetstream, app.layout)
+            self._executor = Executor(self.concurrency, app.middleware)
+        except BaseException:
+            await self._stack.aclose()
+            raise
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Leave the lifespan and disconnect."""
+        await self._stack.aclose()
+
+    async def run(self) -> None:
+        """Work until `stop` is called, or until cancelled.
+
+        After `stop`: what has not started is given back at once, what runs has `grace`
+        seconds to finish, then it is cancelled and given back too. Cancelling skips the
+        grace period.
+        """
+        app = self.app
+        unsubscribe = app.connection.on_reconnect(self._on_reconnect)
+        commands = await app.connection.subscribe(app.layout.control("cancel"), self._on_cancel)
+        log.info("worker started", worker=self.name, queues=self.queues, slots=self.concurrency)
+        try:
+            async with anyio.create_task_group() as group:
+                self._group = group
+                group.start_soon(self._feed.run)
+                group.start_soon(self._renew_leases)
+                group.start_soon(self._watchdog.run)
+                self._ready = True
+                await self._stopping.wait()
+                self._ready = False
+                await self._drain()
+                group.cancel_scope.cancel()
+        finally:
+            self._ready = False
+            unsubscribe()
+            with anyio.move_on_after(LAST_WORDS, shield=True):
+                await self._feed.close()
+                await self._give_back_waiting()
+                await commands.close()
+            log.info("worker stopped", worker=self.name, **msgspec.to_builtins(self.stats))
+
+    def stop(self) -> None:
+        """Tell the worker to take no more jobs and to finish those it has."""
+        self._stopping.set()
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it takes jobs now: running, connected, not told to stop."""
+        return self._ready and self.app.is_open and self.app.connection.is_connected
+
+    @property
+    def is_live(self) -> bool:
+        """Whether its event loop moves."""
+        return self._watchdog.delay < 10
+
+    @property
+    def running(self) -> int:
+        """How many jobs run now."""
+        return len(self._slots)
+
+    # -- the way of a job -----------------------------------------------------------------
+
+    async def handle(self, delivery: Delivery) -> None:
+        """Run one delivered job and tell the server what became of it."""
+        attempt = read(delivery, self.app.tasks)
+        started_at = datetime.now(UTC)
+        try:
+            outcome = await self._execute(delivery, attempt, started_at)
+            settlement = settlement_for(outcome, attempt.number, attempt.retry)
+            await self._settler.settle(delivery, attempt, settlement, started_at)
+        except anyio.get_cancelled_exc_class():
+            # Shutting down: give the job back now, not when its lease runs out.
+            with anyio.move_on_after(LAST_WORDS, shield=True):
+                await self._settler.settle(delivery, attempt, GiveBack(), started_at)
+                if not delivery.is_first:
+                    # Taken away from it, so it did not take this worker down.
+                    await self._crashes.forget(delivery.job)
+            self._count(GiveBack())
+            raise
+        self._count(settlement)
+
+    async def _execute(
+        self, delivery: Delivery, attempt: Attempt | Unreadable, started_at: datetime
+    ) -> Outcome:
+        if isinstance(attempt, Unreadable):
+            return Rejected(attempt.reason)
+        message, job_id = attempt.message, str(delivery.job)
+        if not delivery.is_first or message.resent:
+            trouble = await self._recheck(delivery, attempt)
+            if trouble is not None:
+                return trouble
+        if message.expires_at is not None and started_at > message.expires_at:
+            return Expired()
+        if self._cancelled and job_id in self._cancelled:
+            return Cancelled()
+        context = JobContext(
+            app=self.app,
+            id=job_id,
+            task=attempt.task.name,
+            queue=delivery.job.queue,
+            attempt=message.attempt,
+            enqueued_at=message.enqueued_at,
+            headers=message.headers,
+            state=self._state,
+        )
+        slot = asyncio.current_task()
+        assert slot is not None
+        running = Running(job_id, attempt.task.name, anyio.CancelScope())
+        self._running[job_id] = self._slots[slot] = running
+        try:
+            return await self._executor.run(attempt, context, running)
+        finally:
+            del self._slots[slot]
+            if self._running.get(job_id) is running:
+                del self._running[job_id]
+
+    async def _recheck(self, delivery: Delivery, attempt: Attempt) -> Outcome | None:
+        """Look whether a job that may have run before still has to run.
+
+        Asked only for what came more than once, so a first delivery pays nothing.
+        """
+        app, job = self.app, delivery.job
+        while True:
+            try:
+                if await app.outcomes.find(job) is not None:
+                    return Superseded()
+                stream = app.layout.queue_stream_name(job.queue)
+                newest = await app.jetstream.find_last(stream, app.layout.anywhere(job))
+                if newest is None or newest.seq != delivery.pulled.stream_seq:
+                    return Superseded()
+                if delivery.is_first:
+                    return None
+                crashes = await self._crashes.find(job)
+                if crashes >= attempt.retry.max_crashes:
+                    return Rejected(
+                        f"its worker fell silent {crashes + 1} times while running it "
+                        "(killed, out of memory, or blocked past the lease)"
+                    )
+                await self._crashes.record(job, crashes + 1)
+                return None
+            except UnconfirmedError:
+                await anyio.sleep(0.25)
+
+    # -- slots ------------------------------------------------------------------------
+
+    def _hold(self, delivery: Delivery) -> None:
+        """Take a delivered job in; there are only as many slots as were ever needed."""
+        self._held[id(delivery)] = delivery
+        if self._buffer.idle == 0 and self._num_slots < self.concurrency:
+            self._num_slots += 1
+            self._group.start_soon(self._slot)
+        self._buffer.put(delivery)
+
+    async def _slot(self) -> None:
+        while True:
+            delivery = await self._buffer.take()
+            try:
+                await self.handle(delivery)
+            except Exception:
+                # The job is still the server's: it comes again when its lease runs out.
+                log.exception("job could not be settled", job_id=str(delivery.job))
+            finally:
+                self._release(delivery)
+
+    def _release(self, delivery: Delivery) -> None:
+        del self._held[id(delivery)]
+        self._feed.finished()
+        if not self._held:
+            self._idle.set()
+
+    def _count(self, settlement: Settlement) -> None:
+        stats = self.stats
+        match settlement:
+            case Finish(status="expired"):
+                stats.expired += 1
+            case Finish():
+                stats.completed += 1
+            case RetryAt():
+                stats.retried += 1
+            case Bury():
+                stats.dead += 1
+            case Drop():
+                stats.dropped += 1
+            case GiveBack():
+                stats.given_back += 1
+
+    # -- leases and commands -----------------------------------------------------------------
+
+    async def _renew_leases(self) -> None:
+        """Renew what is held well before the server would give it to another worker."""
+        shortest = min(self.app.declarations.queue(queue).lease for queue in self._weights)
+        # A third of the lease: two renewals in a row may be lost before it runs out.
+        pause = shortest / 3
+        while True:
+            await anyio.sleep(pause / 2)
+            now = time.monotonic()
+            for delivery in tuple(self._held.values()):
+                if now - delivery.renewed_at >= pause / 2:
+                    delivery.renewed_at = now
+                    await self._feed.renew(delivery)
+
+    def _on_cancel(self, message: Message) -> None:
+        try:
+            job_id = msgspec.json.decode(message.data, type=str)
+        except msgspec.DecodeError:
+            log.warning("command not understood", subject=message.subject)
+            return
+        running = self._running.get(job_id)
+        if running is not None:
+            running.cancel()
+            return
+        now = time.monotonic()
+        self._cancelled = {
+            known: at for known, at in self._cancelled.items() if now - at < REMEMBER
+        }
+        self._cancelled[job_id] = now
+
+    def _name_of(self, slot: asyncio.Task[Any]) -> tuple[str, str] | None:
+        running = self._slots.get(slot)
+        return (running.id, running.task) if running else None
+
+    # -- the server -----------------------------------------------------------------------
+
+    async def _declare(self) -> None:
+        declarations = self.app.declarations
+        async with anyio.create_task_group() as group:
+            for queue in self._weights:
+                group.start_soon(self._declare_queue, queue, declarations)
+
+    async def _declare_queue(self, queue: str, declarations: Any) -> None:
+        await declarations.ensure_queue(queue)
+        await declarations.ensure_consumers(queue)
+
+    async def _declare_again(self, queue: str) -> None:
+        """Bring a queue back whose stream or consumers are gone, if that is possible now."""
+        try:
+            await self.app.declarations.ensure_queue(queue, anew=True)
+            await self.app.declarations.ensure_consumers(queue)
+        except IpcError as exc:
+            log.warning("queue cannot be worked on now", queue=queue, reason=str(exc))
+
+    async def _on_reconnect(self) -> None:
+        self._feed.reset()
+
+    # -- stopping -----------------------------------------------------------------------
+
+    async def _drain(self) -> None:
+        """Give back what has not started, and wait for what has."""
+        await self._feed.close()
+        await self._give_back_waiting()
+        self._idle.clear()
+        if self._held:
+            log.info("waiting for running jobs", jobs=len(self._held), grace=self.grace)
+            with anyio.move_on_after(self.grace):
+                await self._idle.wait()
+
+    async def _give_back_waiting(self) -> None:
+        for delivery in self._buffer.drain():
+            await self._feed.nak(delivery)
+            self._count(GiveBack())
+            self._release(delivery)
