@@ -28,6 +28,8 @@ ACKS_AHEAD = 2
 
 START, APPEND, COMMIT = 0, 1, 2
 
+UNKNOWN_BATCH = 10208
+
 
 class Outgoing(msgspec.Struct, frozen=True, gc=False):
     """A message to be stored."""
@@ -86,7 +88,9 @@ async def ingest(
                 if flow.type == "ack":
                     acknowledged, window = max(acknowledged, flow.seq), flow.msgs * ACKS_AHEAD
                 else:
-                    acknowledged, committed = flow.count or number, True
+                    # A batch of one is acknowledged like any publish, without a count.
+                    acknowledged = flow.count if len(messages) > 1 else 1
+                    committed = True
             if committed:
                 break
     except ConnectionLostError as exc:
@@ -111,7 +115,8 @@ async def _next_answer(
     flow = decode_flow(answer.data)
     if flow.error is not None:
         error = error_for(subject, flow.error)
-        if isinstance(error, UnconfirmedError):
+        # A server that was restarted, or a new leader, does not know the batch.
+        if isinstance(error, UnconfirmedError) or flow.error.err_code == UNKNOWN_BATCH:
             raise BatchBrokenError(acknowledged, str(error))
         raise error
     return flow

@@ -26,7 +26,6 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription as NatsSubscription
 from nats.errors import ConnectionClosedError, OutboundBufferLimitError
 from nats.errors import Error as NatsError
-from nats.errors import MaxPayloadError as NatsMaxPayloadError
 
 from ._errors import (
     ConnectionLostError,
@@ -206,12 +205,14 @@ class Connection:
         Raises:
             MessageTooLargeError: It is over the server's `max_payload`.
         """
+        size = len(data) + (_header_size(headers) if headers else 0)
+        if size > self._client.max_payload:
+            # Checked here, because the server answers by closing the connection.
+            raise MessageTooLargeError(subject, size, self._client.max_payload)
         while True:
             try:
                 await self._client.publish(subject, data, reply, headers)
                 return
-            except NatsMaxPayloadError as exc:
-                raise MessageTooLargeError(subject, len(data), self.max_payload) from exc
             except (OutboundBufferLimitError, ConnectionClosedError) as exc:
                 if self._closing:
                     raise ConnectionLostError(subject) from exc
@@ -422,6 +423,11 @@ class Connection:
 def _expire(future: asyncio.Future[Message], subject: str, timeout: float) -> None:
     if not future.done():
         future.set_exception(ReplyTimeoutError(subject, timeout))
+
+
+def _header_size(headers: Mapping[str, str]) -> int:
+    """Return the bytes that headers take: `NATS/1.0`, a line each, an empty one."""
+    return 12 + sum(len(name) + len(value.encode()) + 4 for name, value in headers.items())
 
 
 def _is_refusal(exc: Exception) -> bool:

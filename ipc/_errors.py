@@ -58,7 +58,7 @@ class InvalidNameError(IpcError, ValueError):
 
     def __str__(self) -> str:
         return (
-            f"invalid {self.kind} {self.name!r}: use 1 to 128 of letters, digits, "
+            f"invalid {self.kind} {self.name!r}: use 1 to 100 of letters, digits, "
             "'-', '_' and '='; dots, spaces, '*' and '>' have a meaning in NATS subjects"
         )
 

@@ -8,8 +8,8 @@ from ._errors import InvalidNameError
 
 __all__ = ["MAX_NAME_LENGTH", "check_name"]
 
-MAX_NAME_LENGTH = 128
-"""Characters; stream names become file names on the server, which end near 255 bytes."""
+MAX_NAME_LENGTH = 100
+"""Characters; two of them fit into a stream's name, which ends at 255 (a file name)."""
 
 _ALLOWED = re.compile(r"[A-Za-z0-9_=-]+")
 

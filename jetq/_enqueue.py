@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -167,58 +167,57 @@ class Enqueuer:
 
     async def enqueue(self, call: Call[Any]) -> Placed:
         """Store one job; see `BoundTask.enqueue`."""
-        deadline = time.monotonic() + self._timeout
-        if call.options.debounce is not None:
-            return await self._debounce(call, deadline)
-        return await self._place(call, draft(call, self._layout, datetime.now(UTC)), deadline)
+        one = draft(call, self._layout, datetime.now(UTC))
+        return await self._enqueue(call, one, time.monotonic() + self._timeout)
 
     async def enqueue_many(self, calls: Sequence[Call[Any]]) -> list[Placed]:
-        """Store jobs in the fastest way: one fast-ingest batch a queue, the rest pipelined."""
+        """Store jobs in the fastest way: one fast-ingest batch a queue, the rest pipelined.
+
+        A batch cannot check anything, so jobs with a unique key or an id go by themselves,
+        as does what a broken batch left unconfirmed.
+        """
         deadline = time.monotonic() + self._timeout
         now = datetime.now(UTC)
-        drafts = [
-            None if call.options.debounce else draft(call, self._layout, now) for call in calls
-        ]
+        drafts = [draft(call, self._layout, now) for call in calls]
         placed: list[Placed | None] = [None] * len(calls)
+        batches: dict[str, list[int]] = {}
+        singles: list[int] = []
+        for index, one in enumerate(drafts):
+            if one.absent is None and not calls[index].options.debounce:
+                batches.setdefault(one.job.queue, []).append(index)
+            else:
+                singles.append(index)
+
+        messages = {
+            queue: [drafts[index].outgoing() for index in indexes]
+            for queue, indexes in batches.items()
+        }
+        self._check_sizes(message for batch in messages.values() for message in batch)
+        for queue, indexes in batches.items():
+            stored = await self._ingest(queue, messages[queue], deadline)
+            for index in indexes[:stored]:
+                placed[index] = Placed(drafts[index].job, True)
+            for index in indexes[stored:]:
+                drafts[index] = drafts[index].again(self._layout)
+                singles.append(index)
+
         failures: list[Exception] = []
 
-        batches: dict[str, list[int]] = {}
-        singles: list[tuple[int, Draft | None]] = []
-        for index, one in enumerate(drafts):
-            if one is None or one.absent is not None:
-                singles.append((index, one))
-            else:
-                batches.setdefault(one.job.queue, []).append(index)
-
-        async def place(index: int, one: Draft | None) -> None:
+        async def place(index: int) -> None:
             try:
-                if one is None:
-                    placed[index] = await self._debounce(calls[index], deadline)
-                else:
-                    placed[index] = await self._place(calls[index], one, deadline)
+                placed[index] = await self._enqueue(calls[index], drafts[index], deadline)
             except (JetqError, IpcError) as exc:
                 failures.append(exc)
 
-        for queue, indexes in batches.items():
-            whole = [(index, drafts[index]) for index in indexes]
-            stored = await self._ingest(queue, [one for _, one in whole if one], deadline)
-            for index, one in whole[:stored]:
-                placed[index] = Placed(one.job, True) if one else None
-            singles.extend(
-                (index, one.again(self._layout) if one else None) for index, one in whole[stored:]
-            )
         for start in range(0, len(singles), PIPELINE):
-            await asyncio.gather(*(place(*single) for single in singles[start : start + PIPELINE]))
-
+            await asyncio.gather(*(place(index) for index in singles[start : start + PIPELINE]))
         done = [one for one in placed if one is not None]
         if failures:
             missing = [
-                str(one.job) if one else "(debounced)"
-                for one, found in zip(drafts, placed, strict=True)
-                if found is None
+                str(one.job) for one, found in zip(drafts, placed, strict=True) if found is None
             ]
-            stored = [str(one.job) for one in done]
-            raise EnqueueManyError(stored, missing, str(failures[0])) from failures[0]
+            stored_ids = [str(one.job) for one in done]
+            raise EnqueueManyError(stored_ids, missing, str(failures[0])) from failures[0]
         return done
 
     async def enqueue_all_or_none(self, calls: Sequence[Call[Any]]) -> list[Placed]:
@@ -240,101 +239,111 @@ class Enqueuer:
             raise OptionsError(first.name, f"at most {MAX_ATOMIC_BATCH} jobs are atomic")
         if any(call.options.debounce for call in calls):
             raise OptionsError(first.name, "a debounced job cannot be part of an atomic batch")
-        await self._declare(first.queue, False)
-        repeated = False
+        messages = [one.outgoing() for one in drafts]
+        # Should the acknowledgement be lost, every job is to be absent for the next try:
+        # if one is there, this very batch was stored before.
+        again = [one.again(self._layout).outgoing() for one in drafts]
+        self._check_sizes(again)
+        placed = [Placed(one.job, True) for one in drafts]
+        sent = anew = False
         while True:
-            messages = [one.outgoing() for one in drafts]
             try:
+                await self._connection.wait_connected(self._left(deadline))
+                await self._declare(first.queue, anew)
+                sent = True
                 await publish_atomically(
                     self._jetstream, messages, timeout=self._time_for_one_try(deadline)
                 )
+                return placed
             except SubjectTakenError as exc:
-                # On a repetition it was this very batch that took the place before.
-                if not repeated:
-                    taken = await self._first_existing(drafts)
-                    raise JobExistsError(first.name, str(taken)) from exc
+                if messages is again:
+                    return placed
+                taken = await self._first_existing(drafts)
+                raise JobExistsError(first.name, str(taken)) from exc
             except NoResponderError as exc:
-                await self._declare(first.queue, True)
+                sent, anew = False, True
                 await self._pause(deadline, first.name, drafts[0].job, exc)
-                continue
             except UnconfirmedError as exc:
-                drafts, repeated = [one.again(self._layout) for one in drafts], True
+                messages = again if sent else messages
                 await self._pause(deadline, first.name, drafts[0].job, exc)
-                continue
-            return [Placed(one.job, True) for one in drafts]
 
     # -- one job --------------------------------------------------------------------
 
-    async def _place(self, call: Call[Any], one: Draft, deadline: float) -> Placed:
-        """Publish a draft until it is acknowledged, or found to be there already."""
-        await self._declare(one.job.queue, False)
-        if one.chosen_id and await self._has_ended(one.job):
-            return Placed(one.job, False)
-        repeated = one.message.resent
+    async def _enqueue(self, call: Call[Any], one: Draft, deadline: float) -> Placed:
+        """Store one job, trying again for as long as there is time."""
+        store = self._debounce if call.options.debounce else self._place
+        again, anew = one.again(self._layout), False
+        cause: Exception | None = None
         while True:
-            outgoing = one.outgoing()
             try:
-                ack = await self._jetstream.publish(
-                    outgoing.subject,
-                    outgoing.data,
-                    headers=outgoing.headers,
-                    timeout=self._time_for_one_try(deadline),
-                )
-                return Placed(one.job, not ack.duplicate or repeated)
-            except SubjectTakenError:
-                existing = await self._existing(one)
-                if existing is None:
-                    # It ended between the refusal and the look: the place is free again.
-                    await self._pause(deadline, call.task.name, one.job, None)
-                    continue
-                if existing == one.job:
-                    return Placed(existing, repeated and not one.chosen_id)
-                if one.on_conflict == "raise":
-                    raise JobExistsError(call.task.name, str(existing)) from None
-                return Placed(existing, False)
+                await self._connection.wait_connected(self._left(deadline))
+                await self._declare(one.job.queue, anew)
+                found = await store(call, one, deadline)
+                if found is not None:
+                    return found
             except NoResponderError as exc:
                 # The stream is gone: a server with streams in memory was restarted.
-                await self._declare(one.job.queue, True)
-                await self._pause(deadline, call.task.name, one.job, exc)
+                anew, cause = True, exc
             except UnconfirmedError as exc:
-                one, repeated = one.again(self._layout), True
-                await self._pause(deadline, call.task.name, one.job, exc)
+                one, cause = again, exc
+            await self._pause(deadline, call.task.name, one.job, cause)
 
-    async def _debounce(self, call: Call[Any], deadline: float) -> Placed:
-        """Replace the waiting job with the same key, or be the first one.
+    async def _place(self, call: Call[Any], one: Draft, deadline: float) -> Placed | None:
+        """Publish a draft, or find it there already; `None` says to try again."""
+        repeated = one.message.resent
+        if one.chosen_id and not repeated and await self._has_ended(one.job):
+            return Placed(one.job, False)
+        outgoing = one.outgoing()
+        try:
+            ack = await self._jetstream.publish(
+                outgoing.subject,
+                outgoing.data,
+                headers=outgoing.headers,
+                timeout=self._time_for_one_try(deadline),
+            )
+            return Placed(one.job, not ack.duplicate or repeated)
+        except SubjectTakenError:
+            existing = await self._existing(one)
+        if existing is None:
+            # It ended between the refusal and the look: the place is free again.
+            return None
+        if existing == one.job:
+            return Placed(existing, repeated and not one.chosen_id)
+        if one.on_conflict == "raise":
+            raise JobExistsError(call.task.name, str(existing))
+        return Placed(existing, False)
+
+    async def _debounce(self, call: Call[Any], one: Draft, deadline: float) -> Placed | None:
+        """Replace the waiting job with the same key, or be the first; `None` says to try again.
 
         A schedule published again to its own subject replaces the message and its time.
         """
-        await self._declare(call.task.queue, False)
         layout = self._layout
-        while True:
-            one = draft(call, layout, datetime.now(UTC))
-            stream = layout.queue_stream_name(one.job.queue)
-            scheduled = layout.with_key(one.job.queue, one.job.key, kind="later")
-            waiting = await self._jetstream.find_last(stream, scheduled)
-            known = layout.parse(waiting.subject) if waiting else None
-            if waiting is None or known is None:
-                headers = {**one.headers, **must_be_absent(scheduled)}
-                job, subject = one.job, one.subject
-            else:
-                job, priority = known
-                subject = waiting.subject
-                headers = {
-                    "Nats-Schedule": one.headers["Nats-Schedule"],
-                    "Nats-Schedule-Target": layout.task(job, priority),
-                    "Nats-Expected-Last-Subject-Sequence": str(waiting.seq),
-                }
-            try:
-                await self._jetstream.publish(
-                    subject,
-                    encode(one.message),
-                    headers=headers,
-                    timeout=self._time_for_one_try(deadline),
-                )
-                return Placed(job, waiting is None)
-            except (SubjectTakenError, UnconfirmedError) as exc:
-                # Another call was faster, or the job became due: look again.
-                await self._pause(deadline, call.task.name, job, exc)
+        stream = layout.queue_stream_name(one.job.queue)
+        scheduled = layout.with_key(one.job.queue, one.job.key, kind="later")
+        waiting = await self._jetstream.find_last(stream, scheduled)
+        known = layout.parse(waiting.subject) if waiting else None
+        if waiting is None or known is None:
+            job, subject = one.job, one.subject
+            headers = {**one.headers, **must_be_absent(scheduled)}
+        else:
+            (job, priority), subject = known, waiting.subject
+            headers = {
+                "Nats-Schedule": one.headers["Nats-Schedule"],
+                "Nats-Schedule-Target": layout.task(job, priority),
+                "Nats-Expected-Last-Subject-Sequence": str(waiting.seq),
+            }
+        try:
+            await self._jetstream.publish(
+                subject,
+                encode(one.message),
+                headers=headers,
+                timeout=self._time_for_one_try(deadline),
+            )
+        except SubjectTakenError:
+            # Another call was faster, or the job became due meanwhile.
+            return None
+        return Placed(job, waiting is None)
 
     # -- what is there already ----------------------------------------------------------
 
@@ -358,25 +367,26 @@ class Enqueuer:
 
     # -- streams and time ------------------------------------------------------------------
 
-    async def _ingest(self, queue: str, drafts: Sequence[Draft], deadline: float) -> int:
-        """Store drafts in one batch; return how many are stored for certain."""
-        await self._declare(queue, False)
-        limit = self._connection.max_payload
-        messages = [one.outgoing() for one in drafts]
-        for message in messages:
-            if len(message.data) > limit:
-                raise MessageTooLargeError(message.subject, len(message.data), limit)
+    async def _ingest(self, queue: str, messages: Sequence[Outgoing], deadline: float) -> int:
+        """Store messages in one batch; return how many are stored for certain."""
         try:
             await self._connection.wait_connected(self._left(deadline))
+            await self._declare(queue, False)
             await ingest(
                 self._connection, messages, timeout=min(self._timeout, self._jetstream.timeout)
             )
         except BatchBrokenError as exc:
             return exc.acknowledged
-        except NoResponderError:
-            await self._declare(queue, True)
+        except (NoResponderError, UnconfirmedError):
             return 0
         return len(messages)
+
+    def _check_sizes(self, messages: Iterable[Outgoing]) -> None:
+        """Refuse all before any is sent, if one is too large."""
+        limit = self._connection.max_payload
+        for message in messages:
+            if len(message.data) > limit:
+                raise MessageTooLargeError(message.subject, len(message.data), limit)
 
     def _time_for_one_try(self, deadline: float) -> float:
         return min(self._jetstream.timeout, self._left(deadline))

@@ -5,7 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 
-from ipc import Connection, JetStream, Message, SubjectTakenError, UnconfirmedError, encode
+from ipc import (
+    Connection,
+    JetStream,
+    Message,
+    NoResponderError,
+    SubjectTakenError,
+    UnconfirmedError,
+    encode,
+)
 
 from ._errors import ResultTimeoutError
 from ._layout import JobId, Layout
@@ -75,8 +83,8 @@ class Outcomes:
             async with asyncio.timeout(timeout):
                 pause = FIRST_LOOK
                 while True:
-                    # While the server is away there is nothing to do but to wait.
-                    with contextlib.suppress(UnconfirmedError):
+                    # While the server is away, or the stream not there yet, the wait goes on.
+                    with contextlib.suppress(UnconfirmedError, NoResponderError):
                         stored = await self._jetstream.peek_last(
                             self._layout.results_stream, subject
                         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sys
 
 import msgspec
 
@@ -49,8 +50,11 @@ class Retry(msgspec.Struct, frozen=True, kw_only=True):
         Args:
             chance: From 0 to 1, what jitter makes of the delay; random if not given.
         """
-        # Past 2**64 the power only overflows; max_delay has long been reached.
-        growth = self.multiplier ** min(attempt - 1, 64)
+        try:
+            growth = float(self.multiplier) ** (attempt - 1)
+        except OverflowError:
+            # Where the power overflows, max_delay has long been reached.
+            growth = sys.float_info.max
         delay = min(self.base_delay * growth, self.max_delay)
         if not self.jitter:
             return delay
