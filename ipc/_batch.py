@@ -31,6 +31,10 @@ START, APPEND, COMMIT = 0, 1, 2
 UNKNOWN_BATCH = 10208
 
 
+Answers = asyncio.Queue[Message | None]
+"""What the server says of a batch; `None` when the connection was lost."""
+
+
 class Outgoing(msgspec.Struct, frozen=True, gc=False):
     """A message to be stored."""
 
@@ -70,9 +74,10 @@ async def ingest(
     """
     if not messages:
         return
-    inbox, answers = connection.new_inbox(), asyncio.Queue[Message]()
+    inbox, answers = connection.new_inbox(), Answers()
     prefix = f"{inbox}.{uuid.uuid4().hex}.{ACK_EVERY}.fail"
     subscription = await connection.subscribe(f"{inbox}.>", answers.put_nowait)
+    stop_listening = connection.on_lost(lambda: answers.put_nowait(None))
     acknowledged, window, committed = 0, 0, False
     try:
         for number, message in enumerate(messages, start=1):
@@ -96,20 +101,21 @@ async def ingest(
     except ConnectionLostError as exc:
         raise BatchBrokenError(acknowledged, str(exc)) from exc
     finally:
+        stop_listening()
         await subscription.close()
     if acknowledged < len(messages):
         raise BatchBrokenError(acknowledged, "the server ended it early")
 
 
-async def _next_answer(
-    answers: asyncio.Queue[Message], subject: str, acknowledged: int, timeout: float
-) -> Flow:
+async def _next_answer(answers: Answers, subject: str, acknowledged: int, timeout: float) -> Flow:
     try:
         async with asyncio.timeout(timeout):
             answer = await answers.get()
     except TimeoutError:
         reason = f"no acknowledgement within {timeout:g} s"
         raise BatchBrokenError(acknowledged, reason) from None
+    if answer is None:
+        raise BatchBrokenError(acknowledged, "the connection was lost")
     if answer.status == "503":
         raise NoResponderError(subject)
     flow = decode_flow(answer.data)

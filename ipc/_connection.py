@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
 
@@ -32,6 +33,7 @@ from ._errors import (
     LoginRefusedError,
     MessageTooLargeError,
     NoResponderError,
+    PermissionDeniedError,
     ReplyTimeoutError,
     ServerTooOldError,
     ServerUnavailableError,
@@ -46,6 +48,10 @@ REQUIRED_SERVER = (2, 14, 0)
 # Found out after three missed pings, so half a minute: a cable that was pulled.
 PING_INTERVAL = 10
 RECONNECT_WAIT = 0.25
+
+_PERMISSION = re.compile(
+    r"permissions violation for (?P<what>publish|subscription) to \"(?P<subject>[^\"]+)\"", re.I
+)
 
 log = structlog.stdlib.get_logger("ipc")
 
@@ -120,15 +126,18 @@ class Connection:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self._client = Client()
+        self.epoch = 0
+        """How often the connection was lost."""
         self._connected = asyncio.Event()
         self._closing = False
         self._subscriptions: list[Subscription] = []
         self._listeners: list[Callable[[], Awaitable[None]]] = []
+        self._losers: list[Callable[[], None]] = []
         self._inbox = ""
         self._tokens = itertools.count(1)
-        self._replies: dict[str, asyncio.Future[Message]] = {}
+        self._replies: dict[str, tuple[str, asyncio.Future[Message]]] = {}
         self._last_error: Exception | None = None
-        self._refused: asyncio.Future[None] | None = None
+        self._refused: asyncio.Future[str] | None = None
         self._background: set[asyncio.Task[None]] = set()
 
     # -- opening and closing ----------------------------------------------------
@@ -187,6 +196,11 @@ class Connection:
         self._listeners.append(listener)
         return lambda: self._listeners.remove(listener)
 
+    def on_lost(self, listener: Callable[[], None]) -> Callable[[], None]:
+        """Call `listener` when the connection is lost; returns what takes it off again."""
+        self._losers.append(listener)
+        return lambda: self._losers.remove(listener)
+
     # -- talking ----------------------------------------------------------------
 
     async def publish(
@@ -235,6 +249,7 @@ class Connection:
         Raises:
             ConnectionLostError: The connection went away; whether the server acted is unknown.
             NoResponderError: Nobody listens on `subject`.
+            PermissionDeniedError: The server does not let us publish there.
             ReplyTimeoutError: No reply in time; whether the server acted is unknown.
             ServerUnavailableError: There was no connection to send it on in that time.
         """
@@ -244,7 +259,7 @@ class Connection:
         token = str(next(self._tokens))
         future: asyncio.Future[Message] = loop.create_future()
         expiry = loop.call_later(timeout, _expire, future, subject, timeout)
-        self._replies[token] = future
+        self._replies[token] = subject, future
         try:
             await self.publish(subject, data, reply=self._inbox + token, headers=headers)
             message = await future
@@ -335,7 +350,7 @@ class Connection:
                 return_when=asyncio.FIRST_COMPLETED,
             )
             if self._refused.done():
-                raise LoginRefusedError(settings.shown_servers, str(self._last_error))
+                raise LoginRefusedError(settings.shown_servers, self._refused.result())
             if not connecting.done():
                 raise self._unavailable(settings.connect_timeout)
             try:
@@ -356,14 +371,20 @@ class Connection:
     async def _on_error(self, exc: Exception) -> None:
         self._last_error = exc
         if self._refused is not None and not self._refused.done() and _is_refusal(exc):
-            self._refused.set_result(None)
+            self._refused.set_result(str(exc))
+        if (violation := _PERMISSION.search(str(exc))) is not None:
+            self._deny(violation["what"].lower(), violation["subject"])
+            return
         log.debug("connection error", error=str(exc) or type(exc).__name__)
 
     async def _on_disconnected(self) -> None:
         if self._connected.is_set() and not self._closing:
             log.warning("connection lost", servers=self.settings.shown_servers)
+        self.epoch += 1
         self._connected.clear()
         self._fail_replies()
+        for listener in tuple(self._losers):
+            listener()
 
     async def _on_reconnected(self) -> None:
         self._connected.set()
@@ -404,15 +425,24 @@ class Connection:
 
     def _on_reply(self, message: Message) -> None:
         # A reply comes on the inbox it was sent to; what it answers is the last token.
-        future = self._replies.get(message.subject.rpartition(".")[2])
+        _, future = self._replies.get(message.subject.rpartition(".")[2], (None, None))
         if future is not None and not future.done():
             future.set_result(message)
 
     def _fail_replies(self) -> None:
-        for future in self._replies.values():
+        for _, future in self._replies.values():
             if not future.done():
                 future.set_exception(ConnectionLostError(self.settings.shown_servers))
         self._replies.clear()
+
+    def _deny(self, what: str, subject: str) -> None:
+        """Fail the requests on a subject that the server does not let us use."""
+        # Once the server has said so, it says nothing more: without this, a time-out.
+        log.warning("permission denied by the server", action=what, subject=subject)
+        for asked, future in self._replies.values():
+            # The client hands errors on in lower case.
+            if what == "publish" and asked.lower() == subject and not future.done():
+                future.set_exception(PermissionDeniedError(asked, what))
 
     def _unavailable(self, waited: float, cause: Exception | None = None) -> ServerUnavailableError:
         reason = cause or self._last_error

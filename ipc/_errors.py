@@ -14,6 +14,7 @@ IpcError
 │   ├── ReplyTimeoutError            no reply in time
 │   ├── TemporarilyUnavailableError  a cluster without a leader, a full queue
 │   └── BatchBrokenError             a batch ended before all of it was acknowledged
+├── PermissionDeniedError     not allowed to use the subject
 ├── NoResponderError          nobody listens on the subject
 ├── MessageTooLargeError      over the server's limit
 └── JetStreamError            the server refused a JetStream request
@@ -32,6 +33,7 @@ __all__ = [
     "LoginRefusedError",
     "MessageTooLargeError",
     "NoResponderError",
+    "PermissionDeniedError",
     "ReplyTimeoutError",
     "ServerBinaryMissingError",
     "ServerStartError",
@@ -183,6 +185,22 @@ class BatchBrokenError(UnconfirmedError):
         return f"batch broke off after {self.acknowledged} acknowledged messages: {self.reason}"
 
 
+class PermissionDeniedError(IpcError):
+    """The server does not allow us to use a subject."""
+
+    def __init__(self, subject: str, user_may_not: str) -> None:
+        super().__init__(subject, user_may_not)
+        self.subject = subject
+        self.user_may_not = user_may_not
+        """"publish" or "subscribe"."""
+
+    def __str__(self) -> str:
+        return (
+            f"the server does not allow this user to {self.user_may_not} to {self.subject!r}; "
+            "add it to the user's permissions, see deploy/permissions.conf"
+        )
+
+
 class NoResponderError(IpcError):
     """The server knows no subscriber and no stream for a subject."""
 
@@ -205,8 +223,9 @@ class MessageTooLargeError(IpcError, ValueError):
 
     def __str__(self) -> str:
         return (
-            f"message for {self.subject!r} has {self.size_bytes} bytes, the server takes "
-            f"{self.limit_bytes}; pass a reference to the data, or raise max_payload"
+            f"message for {self.subject!r} has {self.size_bytes} bytes, more than the "
+            f"{self.limit_bytes} that the server's max_payload leaves for it; pass a reference "
+            "to the data, or raise max_payload"
         )
 
 

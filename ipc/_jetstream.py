@@ -10,6 +10,7 @@ ADR-50 (batches), ADR-51 (schedules); error numbers from nats-server's errors.js
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Mapping
 from datetime import datetime
 from typing import Any, Literal, TypeVar
@@ -43,9 +44,10 @@ T = TypeVar("T")
 NANOSECONDS = 1_000_000_000
 
 # What the server answers when an expectation on a subject does not hold: on one
-# replica, on three replicas with a racing publish, and for "one message a subject".
-TAKEN = {10071, 10164, 10077}
-NOT_FOUND = {10014, 10037, 10059}  # consumer, message, stream
+# replica, on three replicas with a racing publish, for "one message a subject", and for
+# an atomic batch with a message id that was seen before.
+TAKEN = {10071, 10164, 10077, 10201}
+NOT_FOUND = {10014, 10037, 10043, 10059}  # consumer, message, sequence, stream
 DISABLED = {10039, 10076}  # for this account, for this server
 
 
@@ -171,19 +173,27 @@ class JetStream:
     # -- the server -----------------------------------------------------------------
 
     async def check(self) -> None:
-        """Return if JetStream answers.
+        """Return once JetStream answers; a cluster may first have to elect a leader.
 
         Raises:
             JetStreamDisabledError: The server or the account has none.
+            UnconfirmedError: It did not answer within the settings' `connect_timeout`.
         """
-        try:
-            await self._ask("INFO", None, ErrorReply)
-        except NoResponderError as exc:
-            raise JetStreamDisabledError(self.connection.settings.shown_servers) from exc
-        except JetStreamError as exc:
-            if exc.err_code not in DISABLED:
-                raise
-            raise JetStreamDisabledError(self.connection.settings.shown_servers) from exc
+        deadline = time.monotonic() + self.connection.settings.connect_timeout
+        while True:
+            try:
+                await self._ask("INFO", None, ErrorReply)
+                return
+            except NoResponderError as exc:
+                raise JetStreamDisabledError(self.connection.settings.shown_servers) from exc
+            except JetStreamError as exc:
+                if exc.err_code not in DISABLED:
+                    raise
+                raise JetStreamDisabledError(self.connection.settings.shown_servers) from exc
+            except UnconfirmedError:
+                if time.monotonic() >= deadline:
+                    raise
+                await asyncio.sleep(0.1)
 
     # -- streams and consumers ----------------------------------------------------------
 
@@ -281,7 +291,7 @@ class JetStream:
         return None if reply.status is not None else _stored(reply)
 
     async def scan(
-        self, stream: str, subject: str, *, first_seq: int = 1, page: int = 256
+        self, stream: str, subject: str, *, first_seq: int = 1, page: int = 1000
     ) -> AsyncIterator[StoredMessage]:
         """Yield the messages on `subject`, oldest first, from `first_seq` on."""
         while True:
@@ -305,13 +315,20 @@ class JetStream:
                 return
             first_seq = last + 1
 
-    async def purge(self, stream: str, subject: str) -> int:
-        """Remove every message on `subject` (wildcards allowed); return how many."""
+    async def purge(self, stream: str, subject: str, *, up_to_seq: int | None = None) -> int:
+        """Remove the messages on `subject` (wildcards allowed); return how many.
+
+        Args:
+            up_to_seq: Only those stored up to this number, itself included.
+        """
 
         class Purged(msgspec.Struct):
             purged: int = 0
 
-        reply = await self._ask(f"STREAM.PURGE.{stream}", {"filter": subject}, Purged)
+        body: dict[str, Any] = {"filter": subject}
+        if up_to_seq is not None:
+            body["seq"] = up_to_seq + 1
+        reply = await self._ask(f"STREAM.PURGE.{stream}", body, Purged)
         return reply.purged
 
     async def delete_message(self, stream: str, seq: int) -> bool:
@@ -336,14 +353,6 @@ class JetStream:
         if error is not None:
             raise error_for(request, error)
         return msgspec.json.decode(message.data, type=reply)
-
-    async def retry(self, attempt: Any, *, pause: float = 0.25) -> Any:
-        """Call `attempt` until its outcome is known, for requests that may be repeated."""
-        while True:
-            try:
-                return await attempt()
-            except (UnconfirmedError, TemporarilyUnavailableError):
-                await asyncio.sleep(pause)
 
 
 def error_for(request: str, error: ApiError) -> JetStreamError | TemporarilyUnavailableError:

@@ -1,4 +1,4 @@
-"""Background tasks and durable workflows on NATS JetStream."""
+"""Background tasks on NATS JetStream."""
 
 from ipc import (
     InvalidNameError,

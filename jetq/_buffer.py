@@ -62,6 +62,20 @@ class Buffer:
                 self.put(taker.result())
             raise
 
+    def less_urgent(self) -> list[int]:
+        """Return for each priority how many less urgent jobs wait here."""
+        waiting = [sum(map(len, queues.values())) for queues in self._waiting]
+        return [sum(waiting[rank + 1 :]) for rank in range(len(waiting))]
+
+    def evict(self) -> Delivery | None:
+        """Take out the least urgent job, the last that came, or `None` if there is none."""
+        for queues in reversed(self._waiting):
+            ready = [queue for queue, jobs in queues.items() if jobs]
+            if ready:
+                self._size -= 1
+                return queues[max(ready, key=self._clocks.__getitem__)].pop()
+        return None
+
     def drain(self) -> list[Delivery]:
         """Take everything out."""
         return [self._pop() for _ in range(self._size)]

@@ -3,6 +3,7 @@
 The server counts deliveries, but also those that were given back unstarted. So the start
 of a *re*delivery is counted here, and the count is forgotten when the job is taken from
 a worker that stops in order: what remains are starts that ended without a word.
+A count is of one stored message: the copy that a retry leaves begins at none.
 """
 
 from __future__ import annotations
@@ -23,17 +24,18 @@ class Crashes:
         self._jetstream = jetstream
         self._layout = layout
 
-    async def find(self, job: JobId) -> int:
-        """Return how many starts of a job are counted."""
+    async def find(self, job: JobId, seq: int) -> int:
+        """Return how many starts of a job, stored as number `seq`, are counted."""
         stored = await self._jetstream.find_last(
             self._layout.bucket_stream, self._layout.crashes(job)
         )
-        return int(stored.data) if stored is not None and stored.data.isdigit() else 0
+        counted, _, count = stored.data.partition(b" ") if stored is not None else (b"", b"", b"")
+        return int(count) if counted == str(seq).encode() and count.isdigit() else 0
 
-    async def record(self, job: JobId, count: int) -> None:
-        """Set the count of a job."""
+    async def record(self, job: JobId, seq: int, count: int) -> None:
+        """Set the count of a job that is stored as number `seq`."""
         await self._jetstream.publish(
-            self._layout.crashes(job), str(count).encode(), headers={"Nats-TTL": REMEMBER}
+            self._layout.crashes(job), f"{seq} {count}".encode(), headers={"Nats-TTL": REMEMBER}
         )
 
     async def forget(self, job: JobId) -> None:

@@ -7,16 +7,18 @@ from collections.abc import AsyncIterator
 
 import msgspec
 
-from ipc import JetStream, SubjectTakenError, encode
+from ipc import JetStream, StoredMessage, SubjectTakenError, encode
 
 from ._declare import Declarations
 from ._enqueue import must_be_absent
 from ._errors import JobNotRetryableError
 from ._layout import JobId, Layout, Priority
-from ._message import DeadLetter, decode_dead_letter, decode_job
+from ._message import DeadLetter, decode_job
 from ._results import Outcomes
 
 __all__ = ["DeadLetters"]
+
+FORGOTTEN = {"attempt", "error", "expires_at", "resent"}
 
 
 class DeadLetters:
@@ -32,13 +34,15 @@ class DeadLetters:
 
     async def bury(self, job: JobId, letter: DeadLetter) -> None:
         """Store a dead letter; the same job again replaces it."""
-        await self._jetstream.publish(self._layout.dead(job), encode(letter))
+        await self._jetstream.publish(self._layout.dead(job), letter.body, headers=letter.headers())
 
     async def find(self, job_id: str) -> DeadLetter | None:
         """Return the dead letter of a job, or `None`."""
-        job = JobId.parse(job_id)
-        stored = await self._jetstream.find_last(self._layout.dead_stream, self._layout.dead(job))
-        return None if stored is None else decode_dead_letter(stored.data)
+        stored = await self._find(JobId.parse(job_id))
+        return None if stored is None else DeadLetter.read(stored.headers, stored.data)
+
+    async def _find(self, job: JobId) -> StoredMessage | None:
+        return await self._jetstream.find_last(self._layout.dead_stream, self._layout.dead(job))
 
     async def list(self, queue: str | None = None) -> AsyncIterator[DeadLetter]:
         """Yield dead letters, oldest first.
@@ -50,7 +54,7 @@ class DeadLetters:
             return
         subject = self._layout.dead_letters(queue)
         async for stored in self._jetstream.scan(self._layout.dead_stream, subject):
-            yield decode_dead_letter(stored.data)
+            yield DeadLetter.read(stored.headers, stored.data)
 
     async def retry(self, job_id: str) -> None:
         """Put a dead job back on its queue, as it arrived, with all its attempts before it.
@@ -62,9 +66,10 @@ class DeadLetters:
             JobNotRetryableError: There is no such dead letter.
         """
         job = JobId.parse(job_id)
-        letter = await self.find(job_id)
-        if letter is None:
+        stored = await self._find(job)
+        if stored is None:
             raise JobNotRetryableError(job_id, "not among the dead letters")
+        letter = DeadLetter.read(stored.headers, stored.data)
         await self._declarations.ensure_queue(job.queue)
         await self._outcomes.forget(job)
         await self._jetstream.purge(self._layout.bucket_stream, self._layout.crashes(job))
@@ -75,7 +80,10 @@ class DeadLetters:
                 revived(letter.body),
                 headers=must_be_absent(self._layout.anywhere(job)),
             )
-        await self.purge(job_id=job_id)
+        # Only this one: the job may have died again by now, and left another.
+        await self._jetstream.purge(
+            self._layout.dead_stream, self._layout.dead(job), up_to_seq=stored.seq
+        )
 
     async def purge(self, *, job_id: str | None = None, queue: str | None = None) -> int:
         """Throw dead letters away: one, a queue's, or all; return how many."""
@@ -87,12 +95,12 @@ class DeadLetters:
 def revived(body: bytes) -> bytes:
     """Return a job's body with its attempts and its expiry forgotten.
 
-    A body that could not be decoded stays as it is: a newer worker may understand it.
+    All else stays as it arrived, also what nobody here understands: a newer worker may.
     """
     try:
-        message = decode_job(body)
-    except msgspec.DecodeError:
+        decode_job(body)
+    except (msgspec.DecodeError, UnicodeDecodeError):
         return body
-    return encode(
-        msgspec.structs.replace(message, attempt=1, error=None, expires_at=None, resent=False)
-    )
+    fields = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
+    kept = {name: value for name, value in fields.items() if name not in FORGOTTEN}
+    return body if len(kept) == len(fields) else encode(kept)

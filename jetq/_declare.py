@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -57,6 +58,7 @@ class Declarations:
         self._allowed = allowed
         self._ready: set[str] = set()  # queues
         self._known: set[str] = set()  # streams
+        self._looked_at: dict[str, float] = {}
         self._lock = asyncio.Lock()
 
     def queue(self, name: str) -> Queue:
@@ -89,9 +91,12 @@ class Declarations:
         """
         if name in self._ready and not anew:
             return
+        asked_at = time.monotonic()
         async with self._lock:
-            if name in self._ready and not anew:
+            # With the stream away everybody asks at once; one look is enough for all.
+            if name in self._ready and (not anew or self._looked_at.get(name, 0) > asked_at):
                 return
+            self._looked_at[name] = time.monotonic()
             for config in (*self._shared_streams(), self._queue_stream(name)):
                 if anew or config.name not in self._known:
                     await self._ensure(config, name)

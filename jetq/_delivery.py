@@ -21,19 +21,25 @@ __all__ = ["Attempt", "Delivery", "Unreadable", "read"]
 class Delivery:
     """One handing-over of a job, held by this worker until it is settled."""
 
-    __slots__ = ("job", "priority", "pulled", "renewed_at")
+    __slots__ = ("doubtful", "epoch", "job", "priority", "pulled", "renewed_at")
 
-    def __init__(self, pulled: Pulled, job: JobId, priority: Priority, now: float) -> None:
+    def __init__(
+        self, pulled: Pulled, job: JobId, priority: Priority, now: float, epoch: int
+    ) -> None:
         self.pulled = pulled
+        self.epoch = epoch
+        """Of the connection that it came by."""
         self.job = job
         self.priority = priority
         self.renewed_at = now
         """When the lease last began, by the event loop's clock."""
+        self.doubtful = False
+        """Whether the server may have forgotten that it was handed over before."""
 
     @property
     def is_first(self) -> bool:
         """Whether the server never handed this message to anybody before."""
-        return self.pulled.num_delivered == 1
+        return self.pulled.num_delivered == 1 and not self.doubtful
 
 
 class Attempt(msgspec.Struct, frozen=True):
@@ -64,7 +70,7 @@ class Unreadable(msgspec.Struct, frozen=True):
     retry: Retry = NO_RETRY
 
 
-def accept(pulled: Pulled, queue: str, now: float) -> Delivery:
+def accept(pulled: Pulled, queue: str, now: float, epoch: int) -> Delivery:
     """Return what was handed over; its subject says which job it is.
 
     A subject that no jetq wrote still gets a job id, so that it can be dead-lettered.
@@ -72,7 +78,7 @@ def accept(pulled: Pulled, queue: str, now: float) -> Delivery:
     known = Layout.parse(pulled.subject)
     if known is None:
         known = JobId(queue, NO_KEY, f"seq-{pulled.stream_seq}"), Priority.NORMAL
-    return Delivery(pulled, *known, now)
+    return Delivery(pulled, *known, now, epoch)
 
 
 def read(delivery: Delivery, tasks: Mapping[str, Task[..., Any]]) -> Attempt | Unreadable:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -33,7 +34,7 @@ from ipc import (
 
 from ._errors import EnqueueError, EnqueueManyError, JetqError, JobExistsError, OptionsError
 from ._layout import NO_KEY, JobId, Layout, key_token, new_token
-from ._message import JobMessage
+from ._message import HEADROOM, JobMessage, decode_job
 from ._task import Call
 
 __all__ = ["Draft", "Enqueuer", "draft", "schedule_headers"]
@@ -80,8 +81,13 @@ class Placed(msgspec.Struct, frozen=True):
 
 def must_be_absent(subjects: str) -> dict[str, str]:
     """Return the headers by which a publish fails if something is stored on `subjects`."""
+    return must_be_last(subjects, 0)
+
+
+def must_be_last(subjects: str, seq: int) -> dict[str, str]:
+    """Return the headers by which a publish fails if `seq` is not the last on `subjects`."""
     return {
-        "Nats-Expected-Last-Subject-Sequence": "0",
+        "Nats-Expected-Last-Subject-Sequence": str(seq),
         "Nats-Expected-Last-Subject-Sequence-Subject": subjects,
     }
 
@@ -98,7 +104,10 @@ def schedule_headers(due_at: datetime, target: str) -> dict[str, str]:
 def draft(call: Call[Any], layout: Layout, now: datetime) -> Draft:
     """Return what to publish for a call."""
     task, options = call.task, call.options
-    key = options.unique or options.debounce
+    key = options.unique
+    if options.debounce is not None:
+        # Told apart from unique keys, and from other tasks that debounce with the same text.
+        key = f"debounce {task.name} {options.debounce}"
     job = JobId(task.queue, NO_KEY if key is None else key_token(key), options.id or new_token())
     message = JobMessage(
         task=task.name,
@@ -129,6 +138,14 @@ def draft(call: Call[Any], layout: Layout, now: datetime) -> Draft:
         chosen_id=options.id is not None,
         on_conflict=options.on_conflict,
     )
+
+
+def _has_run(body: bytes) -> bool:
+    """Return whether a scheduled job is the copy that a retry or a snooze left."""
+    try:
+        return decode_job(body).error is not None
+    except msgspec.DecodeError:
+        return False
 
 
 def _moment(value: float | timedelta | datetime | None, now: datetime) -> datetime | None:
@@ -202,10 +219,15 @@ class Enqueuer:
                 singles.append(index)
 
         failures: list[Exception] = []
+        # Calls debounced by one key take turns, so that the last one is stored last.
+        turns: defaultdict[JobId | str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
         async def place(index: int) -> None:
+            call, one = calls[index], drafts[index]
+            turn = turns[f"{one.job.queue}.{one.job.key}" if call.options.debounce else one.job]
             try:
-                placed[index] = await self._enqueue(calls[index], drafts[index], deadline)
+                async with turn:
+                    placed[index] = await self._enqueue(call, one, deadline)
             except (JetqError, IpcError) as exc:
                 failures.append(exc)
 
@@ -239,6 +261,9 @@ class Enqueuer:
             raise OptionsError(first.name, f"at most {MAX_ATOMIC_BATCH} jobs are atomic")
         if any(call.options.debounce for call in calls):
             raise OptionsError(first.name, "a debounced job cannot be part of an atomic batch")
+        wanted = [one.absent for one in drafts if one.absent is not None]
+        if len(set(wanted)) < len(wanted):
+            raise OptionsError(first.name, "two of the jobs have the same unique key or id")
         messages = [one.outgoing() for one in drafts]
         # Should the acknowledgement be lost, every job is to be absent for the next try:
         # if one is there, this very batch was stored before.
@@ -250,16 +275,21 @@ class Enqueuer:
             try:
                 await self._connection.wait_connected(self._left(deadline))
                 await self._declare(first.queue, anew)
+                if messages is not again:
+                    await self._check_not_ended(drafts)
                 sent = True
                 await publish_atomically(
                     self._jetstream, messages, timeout=self._time_for_one_try(deadline)
                 )
                 return placed
             except SubjectTakenError as exc:
+                taken = await self._first_existing(drafts, others_only=messages is again)
+                if taken is not None:
+                    raise JobExistsError(first.name, str(taken)) from exc
                 if messages is again:
+                    # What has taken the places are these very jobs, sent before.
                     return placed
-                taken = await self._first_existing(drafts)
-                raise JobExistsError(first.name, str(taken)) from exc
+                await self._pause(deadline, first.name, drafts[0].job, None)
             except NoResponderError as exc:
                 sent, anew = False, True
                 await self._pause(deadline, first.name, drafts[0].job, exc)
@@ -294,6 +324,7 @@ class Enqueuer:
         if one.chosen_id and not repeated and await self._has_ended(one.job):
             return Placed(one.job, False)
         outgoing = one.outgoing()
+        self._check_sizes([outgoing])
         try:
             ack = await self._jetstream.publish(
                 outgoing.subject,
@@ -326,6 +357,10 @@ class Enqueuer:
         if waiting is None or known is None:
             job, subject = one.job, one.subject
             headers = {**one.headers, **must_be_absent(scheduled)}
+        elif _has_run(waiting.data):
+            # It is owed another attempt: this call is a job of its own, after it.
+            job, subject = one.job, one.subject
+            headers = {**one.headers, **must_be_last(scheduled, waiting.seq)}
         else:
             (job, priority), subject = known, waiting.subject
             headers = {
@@ -343,7 +378,7 @@ class Enqueuer:
         except SubjectTakenError:
             # Another call was faster, or the job became due meanwhile.
             return None
-        return Placed(job, waiting is None)
+        return Placed(job, job == one.job)
 
     # -- what is there already ----------------------------------------------------------
 
@@ -353,15 +388,22 @@ class Enqueuer:
             await self._jetstream.find_last(layout.results_stream, layout.result(job)) is not None
         )
 
+    async def _check_not_ended(self, drafts: Sequence[Draft]) -> None:
+        for one in drafts:
+            if one.chosen_id and await self._has_ended(one.job):
+                raise JobExistsError(one.message.task, str(one.job))
+
     async def _existing(self, one: Draft) -> JobId | None:
         stream = self._layout.queue_stream_name(one.job.queue)
         found = await self._jetstream.find_last(stream, one.absent or one.subject)
         known = self._layout.parse(found.subject) if found else None
         return known[0] if known else None
 
-    async def _first_existing(self, drafts: Sequence[Draft]) -> JobId | None:
+    async def _first_existing(self, drafts: Sequence[Draft], *, others_only: bool) -> JobId | None:
+        """Return a job that stands where a draft wants to, if there is one."""
         for one in drafts:
-            if one.absent is not None and (found := await self._existing(one)) is not None:
+            found = None if one.absent is None else await self._existing(one)
+            if found is not None and not (others_only and found == one.job):
                 return found
         return None
 
@@ -383,7 +425,7 @@ class Enqueuer:
 
     def _check_sizes(self, messages: Iterable[Outgoing]) -> None:
         """Refuse all before any is sent, if one is too large."""
-        limit = self._connection.max_payload
+        limit = self._connection.max_payload - HEADROOM
         for message in messages:
             if len(message.data) > limit:
                 raise MessageTooLargeError(message.subject, len(message.data), limit)

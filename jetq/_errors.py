@@ -143,8 +143,8 @@ class JobExistsError(JetqError):
 
     def __str__(self) -> str:
         return (
-            f"task {self.task!r} was not enqueued: job {self.job_id!r} with the same unique "
-            "key waits or runs; wait for it, cancel it, or use on_conflict='return'"
+            f"task {self.task!r} was not enqueued: job {self.job_id!r} has the same unique "
+            "key or id; wait for it, cancel it, or use on_conflict='return'"
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import pickle
+import signal
 import traceback
 from collections.abc import Sequence
 from functools import partial
@@ -117,6 +118,8 @@ def call_in_process(
     task: Task[..., Any], args: list[Any], kwargs: dict[str, Any]
 ) -> tuple[Any, Exception | None, str]:
     """Call a function in a process of the pool; an exception is returned with its traceback."""
+    # Ctrl-C at a terminal reaches this process too; the worker decides what becomes of jobs.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         return task.function(*args, **kwargs), None, ""
     except Exception as exc:

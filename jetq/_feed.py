@@ -10,8 +10,9 @@ A *lane* is one consumer: one queue at one priority. What is known of a lane:
 
 Lanes are asked from the most urgent down, and a level only when every lane above it is
 listening, which proves it empty: so no job starts before a more urgent one that waits.
-A listening lane delivers a job the moment it is there. If all slots are taken by then,
-the job is given back at once, for a worker that has one.
+A listening lane delivers a job the moment it is there. If that is one more than should
+be held, the least urgent that has not started is given back at once, for a worker that
+has a free slot.
 
 What is asked for is what can be started: the free slots, and what the worker will finish
 within the next tenth of a second by its own recent pace.
@@ -22,6 +23,7 @@ Lost answers do no harm: a lane whose request gives no sign of life becomes unkn
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import time
 from collections import deque
@@ -32,7 +34,15 @@ import anyio
 import msgspec
 import structlog
 
-from ipc import Connection, Pulled, PullEnded, PullInbox
+from ipc import (
+    Connection,
+    JetStream,
+    Pulled,
+    PullEnded,
+    PullInbox,
+    ServerUnavailableError,
+    UnconfirmedError,
+)
 
 from ._buffer import Buffer
 from ._delivery import Delivery, accept
@@ -54,6 +64,12 @@ SECONDS_A_LANE = 2.0
 FETCH_SILENCE = 5.0
 # After a consumer was found missing, so that a gap of its own making is not hammered.
 BACK_OFF = 0.5
+# A server that crashed has forgotten its last deliveries, and acknowledgements of them: it
+# delivers those jobs as if for the first time. Other workers were about this far ahead.
+OTHERS_AHEAD = 1000
+
+# The epoch of a delivery whose job the server no longer has.
+GONE = -1
 
 
 class Lane:
@@ -62,8 +78,10 @@ class Lane:
     __slots__ = (
         "backlog",
         "consumer",
+        "doubtful_to",
         "empty",
         "listening",
+        "newest",
         "not_before",
         "queue",
         "requests",
@@ -85,6 +103,10 @@ class Lane:
         self.backlog = 0
         self.seen_at = 0.0
         self.not_before = 0.0
+        self.newest = 0
+        """The highest sequence that was delivered."""
+        self.doubtful_to = 0
+        """Up to this sequence jobs may have run, whatever the server says."""
 
     @property
     def asked(self) -> int:
@@ -107,23 +129,27 @@ class Ask(msgspec.Struct, frozen=True):
     listen: bool = False
 
 
-def plan(levels: Sequence[Sequence[Lane]], room: int, now: float) -> Iterator[Ask]:
+def plan(
+    levels: Sequence[Sequence[Lane]], room: int, now: float, evictable: Sequence[int] = ()
+) -> Iterator[Ask]:
     """Yield what to ask, most urgent first.
 
     Args:
         levels: The lanes of each priority, most urgent first.
         room: How many jobs can be taken beyond those that are held or asked for.
+        evictable: For each priority, how many less urgent jobs wait here for a slot and
+            would make room for it.
     """
     proven = True
-    for level in levels:
+    for level, places in zip(levels, evictable or [0] * len(levels), strict=True):
         hungry = [lane for lane in level if not lane.listening and lane.not_before <= now]
         weights = sum(lane.weight for lane in hungry if not lane.empty) or 1.0
-        here = room
+        here = room + places
         for lane in hungry:
             if lane.empty:
                 yield Ask(lane, 1, listen=True)
-            elif proven and room > 0 and (not lane.requests or lane.backlog > lane.asked):
-                share = min(room, math.ceil(here * lane.weight / weights))
+            elif proven and room + places > 0 and (not lane.requests or lane.backlog > lane.asked):
+                share = min(room + places, math.ceil(here * lane.weight / weights))
                 room -= share
                 yield Ask(lane, share)
         # Whatever is not proven empty by now comes before the levels below.
@@ -136,6 +162,7 @@ class Feed:
     def __init__(
         self,
         connection: Connection,
+        jetstream: JetStream,
         layout: Layout,
         buffer: Buffer,
         weights: dict[str, float],
@@ -156,6 +183,8 @@ class Feed:
             on_ended=self._on_ended,
             on_heartbeat=self._on_heartbeat,
         )
+        self._connection = connection
+        self._jetstream = jetstream
         self._buffer = buffer
         self._concurrency = concurrency
         self._on_delivery = on_delivery
@@ -174,13 +203,13 @@ class Feed:
         self._wake = asyncio.Event()
         self._missing: set[str] = set()
         self._closed = False
-        self._give_back: set[asyncio.Task[None]] = set()
+        self._naks: set[asyncio.Task[None]] = set()
         idle = len(self._lanes) * SECONDS_A_LANE
         self._listen = max(LISTEN, idle)
         self._heartbeat = max(HEARTBEAT, idle / 3)
 
-        self.held = 0
-        """Jobs that were taken and are not settled yet."""
+        self.held: dict[tuple[str, int], Delivery] = {}
+        """What was taken and is not settled yet, by subject and sequence."""
         self._asked = 0
         self._target = concurrency
         self._finished = 0
@@ -196,8 +225,10 @@ class Feed:
             group.start_soon(self._watch_silence)
             while True:
                 self._measure_pace()
-                room = self._target - self.held - self._asked
-                for ask in list(plan(self._levels, room, time.monotonic())):
+                self._return_surplus()
+                room = self._target - len(self.held) - self._asked
+                evictable = self._buffer.less_urgent()
+                for ask in list(plan(self._levels, room, time.monotonic(), evictable)):
                     await self._send(ask)
                 await self._wake.wait()
                 self._wake.clear()
@@ -206,12 +237,12 @@ class Feed:
         """Ask no more. What the server had sent already is given back."""
         self._closed = True
         await self._inbox.close()
-        while self._give_back:
-            await asyncio.wait(self._give_back)
+        while self._naks:
+            await asyncio.wait(self._naks)
 
-    def finished(self) -> None:
+    def finished(self, delivery: Delivery) -> None:
         """Say that a held job is settled."""
-        self.held -= 1
+        del self.held[delivery.pulled.subject, delivery.pulled.stream_seq]
         self._finished += 1
         self._wake_if_room()
 
@@ -220,20 +251,49 @@ class Feed:
         self._by_request.clear()
         for lane in self._lanes.values():
             lane.reset()
+            lane.doubtful_to = lane.newest + OTHERS_AHEAD
         self._asked = 0
         self._wake.set()
 
     async def ack(self, delivery: Delivery) -> None:
-        """Remove a job from its queue."""
-        await self._inbox.ack(delivery.pulled.reply)
+        """Remove a job from its queue.
+
+        Raises:
+            UnconfirmedError: The connection was lost, and it is not known yet whether the
+                job is still there to be answered for; repeating it is safe.
+        """
+        if await self._may_answer(delivery):
+            await self._inbox.ack(delivery.pulled.reply)
 
     async def nak(self, delivery: Delivery) -> None:
-        """Give a job back, for any worker to take at once."""
-        await self._inbox.nak(delivery.pulled.reply)
+        """Give a job back, for any worker to take at once.
+
+        If the connection was lost, the end of its lease does the same, later.
+        """
+        with contextlib.suppress(UnconfirmedError, ServerUnavailableError):
+            if await self._may_answer(delivery):
+                await self._inbox.nak(delivery.pulled.reply)
 
     async def renew(self, delivery: Delivery) -> None:
-        """Begin a job's lease anew."""
-        await self._inbox.renew(delivery.pulled.reply)
+        """Begin a job's lease anew. If the connection was lost, there is none to renew."""
+        with contextlib.suppress(UnconfirmedError, ServerUnavailableError):
+            if await self._may_answer(delivery):
+                await self._inbox.renew(delivery.pulled.reply)
+
+    async def _may_answer(self, delivery: Delivery) -> bool:
+        """Return whether an answer would still be for this job.
+
+        The server knows what is answered by its number in the stream. A stream in memory
+        that came back empty numbers from 1 again: the answer would hit another job.
+        """
+        if delivery.epoch == self._connection.epoch:
+            return True
+        if delivery.epoch != GONE:
+            epoch, pulled = self._connection.epoch, delivery.pulled
+            stored = await self._jetstream.find_last(pulled.stream, pulled.subject)
+            there = stored is not None and stored.seq == pulled.stream_seq
+            delivery.epoch = epoch if there else GONE
+        return delivery.epoch != GONE
 
     # -- what the server says -------------------------------------------------------------
 
@@ -242,6 +302,7 @@ class Feed:
         now = time.monotonic()
         lane.seen_at = now
         lane.backlog = pulled.num_pending
+        lane.newest = max(lane.newest, pulled.stream_seq)
         if lane.requests:
             self._asked -= 1
             request = lane.requests[0]
@@ -255,15 +316,22 @@ class Feed:
             lane.listening = 0
             # A redelivery may have others behind it, which the server does not count.
             lane.empty = pulled.num_pending == 0 and pulled.num_delivered == 1
-        delivery = accept(pulled, lane.queue, now)
-        if self._closed or self.held >= max(self._target, self._concurrency):
-            lane.empty = False
-            task = asyncio.get_running_loop().create_task(self.nak(delivery))
-            self._give_back.add(task)
-            task.add_done_callback(self._give_back.discard)
+        # With the subject: a stream in memory counts from 1 again after a restart, and its
+        # new jobs are not those that are held.
+        message = pulled.subject, pulled.stream_seq
+        if message in self.held:
+            # The lease ran out, or the server crashed and forgot that it was handed over.
+            self._wake.set()
             return
-        self.held += 1
+        delivery = accept(pulled, lane.queue, now, self._connection.epoch)
+        delivery.doubtful = pulled.stream_seq <= lane.doubtful_to
+        if self._closed:
+            self._give_back(delivery)
+            return
+        self.held[message] = delivery
         self._on_delivery(delivery)
+        if len(self.held) > self._target:
+            self._return_one()
         if not lane.requests:
             self._wake.set()
         else:
@@ -293,6 +361,29 @@ class Feed:
             if ended.status == "503" or "Deleted" in ended.description:
                 self._missing.add(lane.queue)
         self._wake.set()
+
+    def _return_one(self) -> bool:
+        """Give back the least urgent job that has not started; return whether there was one."""
+        surplus = self._buffer.evict()
+        if surplus is None:
+            return False
+        del self.held[surplus.pulled.subject, surplus.pulled.stream_seq]
+        self._give_back(surplus)
+        return True
+
+    def _return_surplus(self) -> None:
+        """Give back what was taken at a pace that the jobs that came since do not keep."""
+        # Not for every change of pace: what is given back is looked up before it is run.
+        if len(self.held) > 2 * self._target:
+            while len(self.held) > self._target and self._return_one():
+                pass
+
+    def _give_back(self, delivery: Delivery) -> None:
+        """Give a job back that came too many: another worker may have a free slot."""
+        self._lanes[delivery.pulled.stream, delivery.pulled.consumer].empty = False
+        task = asyncio.get_running_loop().create_task(self.nak(delivery))
+        self._naks.add(task)
+        task.add_done_callback(self._naks.discard)
 
     def _on_heartbeat(self, request: int) -> None:
         lane = self._by_request.get(request)
@@ -339,7 +430,9 @@ class Feed:
 
     def _wake_if_room(self) -> None:
         # A quarter of the target at a time: one request for many jobs, not one for each.
-        if (self._target - self.held - self._asked) * 4 >= self._target:
+        # But no slot waits for that: with nothing in the buffer, a free one is filled now.
+        room = self._target - len(self.held) - self._asked
+        if room * 4 >= self._target or (room > 0 and not self._buffer):
             self._wake.set()
 
     def _measure_pace(self) -> None:

@@ -19,7 +19,7 @@ import re
 import secrets
 from typing import NamedTuple
 
-from ipc import ConsumerConfig, StreamConfig, check_name
+from ipc import ConsumerConfig, InvalidNameError, StreamConfig, check_name
 
 from ._errors import InvalidJobIdError
 from ._queue import Queue, Storage
@@ -64,9 +64,12 @@ class JobId(NamedTuple):
         if len(parts) != 3:
             raise InvalidJobIdError(text)
         queue, key, token = parts
-        check_name("queue", queue)
-        check_name("key", key.removeprefix("~"))
-        check_name("job id", token)
+        try:
+            check_name("queue", queue)
+            check_name("key", key.removeprefix("~"))
+            check_name("job id", token)
+        except InvalidNameError as exc:
+            raise InvalidJobIdError(text) from exc
         return cls(queue, key, token)
 
 

@@ -6,6 +6,8 @@ them. A job's id is not in its body: the subject is the id.
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Literal
 
@@ -14,6 +16,12 @@ import msgspec
 from ipc import decoder
 
 __all__ = ["DeadLetter", "ErrorInfo", "JobMessage", "OutcomeRecord", "Status"]
+
+HEADROOM = 32 * 1024
+"""Bytes that a new job leaves free under the server's limit, for what it gathers on its way:
+errors, the headers of a schedule, those of a dead letter."""
+
+DEAD_LETTER_HEADER = "Jetq-Dead-Letter"
 
 Status = Literal[
     "pending",
@@ -76,7 +84,11 @@ class OutcomeRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
 
 
 class DeadLetter(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A job set aside for people, never delivered again unless they replay it."""
+    """A job set aside for people, never delivered again unless they replay it.
+
+    Stored as the job's own bytes, with all that is said of them in a header: so whatever
+    the server took as a job it takes as a dead letter, and nothing has to be unpacked.
+    """
 
     type: str = msgspec.field(name="$type", default="dead")
     job_id: str
@@ -89,8 +101,25 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     died_at: datetime
     error: ErrorInfo | None = None
     subject: str
-    body: bytes
-    """As it arrived, byte for byte (base64 in JSON)."""
+    body: bytes = b""
+    """As it arrived, byte for byte."""
+
+    def headers(self) -> dict[str, str]:
+        """Return the header that goes with the body: JSON in ASCII."""
+        shown = msgspec.structs.replace(self, body=b"")
+        said = json.dumps(msgspec.to_builtins(shown))
+        if len(said) > HEADROOM // 2:
+            # A traceback in a script that ASCII spells out; the end says most.
+            shortened = ErrorInfo(self.reason[:500], self.error.kind if self.error else "")
+            shown = msgspec.structs.replace(shown, reason=self.reason[:500], error=shortened)
+            said = json.dumps(msgspec.to_builtins(shown))
+        return {DEAD_LETTER_HEADER: said}
+
+    @classmethod
+    def read(cls, headers: Mapping[str, str] | None, body: bytes) -> DeadLetter:
+        """Return the dead letter that is stored as these headers and this body."""
+        said = (headers or {})[DEAD_LETTER_HEADER]
+        return msgspec.structs.replace(decode_dead_letter(said.encode()), body=body)
 
 
 decode_job = decoder(JobMessage)

@@ -10,6 +10,7 @@ from ipc import (
     JetStream,
     Message,
     NoResponderError,
+    ServerUnavailableError,
     SubjectTakenError,
     UnconfirmedError,
     encode,
@@ -84,7 +85,9 @@ class Outcomes:
                 pause = FIRST_LOOK
                 while True:
                     # While the server is away, or the stream not there yet, the wait goes on.
-                    with contextlib.suppress(UnconfirmedError, NoResponderError):
+                    with contextlib.suppress(
+                        UnconfirmedError, ServerUnavailableError, NoResponderError
+                    ):
                         stored = await self._jetstream.peek_last(
                             self._layout.results_stream, subject
                         )

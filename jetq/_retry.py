@@ -32,7 +32,8 @@ class Retry(msgspec.Struct, frozen=True, kw_only=True):
     """These are not, even if `retry_on` names them."""
 
     max_crashes: int = 3
-    """How many workers a job may take down with it before it is a dead letter."""
+    """How often a job is delivered again after its worker fell silent while running it
+    (killed, out of memory, stalled past the lease); the next time it is a dead letter."""
 
     def __post_init__(self) -> None:
         if self.max_attempts < 1 or self.max_crashes < 1:

@@ -8,6 +8,7 @@ server is away waits here, holding its jobs, until the server is back.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from typing import TypeVar, assert_never
@@ -15,15 +16,23 @@ from typing import TypeVar, assert_never
 import msgspec
 import structlog
 
-from ipc import JetStream, MessageTooLargeError, NoResponderError, UnconfirmedError, encode
+from ipc import (
+    JetStream,
+    MessageTooLargeError,
+    NoResponderError,
+    ServerUnavailableError,
+    SubjectTakenError,
+    UnconfirmedError,
+    encode,
+)
 
 from ._dead_letter import DeadLetters
 from ._declare import Declarations
 from ._delivery import Attempt, Delivery, Unreadable
-from ._enqueue import schedule_headers
+from ._enqueue import must_be_last, schedule_headers
 from ._feed import Feed
 from ._layout import Layout
-from ._message import DeadLetter, ErrorInfo, OutcomeRecord
+from ._message import HEADROOM, DeadLetter, ErrorInfo, OutcomeRecord
 from ._outcome import Bury, Drop, Finish, GiveBack, RetryAt, Settlement
 from ._results import Outcomes
 
@@ -76,7 +85,7 @@ class Settler:
             case Bury():
                 await self._bury(delivery, attempt, settlement, started_at)
             case Drop():
-                await self._feed.ack(delivery)
+                await self._surely(delivery, lambda: self._feed.ack(delivery))
             case GiveBack():
                 await self._feed.nak(delivery)
             case _:
@@ -114,7 +123,7 @@ class Settler:
         """
         assert isinstance(attempt, Attempt), "what cannot be read is never run again"
         target = self._layout.task(delivery.job, delivery.priority)
-        subject, headers = target, None
+        subject, headers = target, dict[str, str]()
         if settlement.delay > 0:
             due_at = datetime.now(UTC) + timedelta(seconds=settlement.delay)
             subject = self._layout.later(delivery.job, delivery.priority)
@@ -126,13 +135,18 @@ class Settler:
             expires_at=None,
             resent=False,
         )
-        if len(encode(copy)) > self._jetstream.connection.max_payload:
+        if len(encode(copy)) > self._jetstream.connection.max_payload - HEADROOM // 2:
             # The reason for the retry must not keep the job from being retried.
             copy = msgspec.structs.replace(copy, error=ErrorInfo(settlement.error.message[:500]))
-        await self._surely(
-            delivery, lambda: self._jetstream.publish(subject, encode(copy), headers=headers)
-        )
-        await self._feed.ack(delivery)
+        # The copy takes the place of this very message, or none: if another delivery of the
+        # job has settled it meanwhile, or this copy was stored by a try before, all is done.
+        ours = must_be_last(self._layout.anywhere(delivery.job), delivery.pulled.stream_seq)
+        with contextlib.suppress(SubjectTakenError):
+            await self._surely(
+                delivery,
+                lambda: self._jetstream.publish(subject, encode(copy), headers={**headers, **ours}),
+            )
+        await self._surely(delivery, lambda: self._feed.ack(delivery))
 
     async def _bury(
         self,
@@ -161,23 +175,33 @@ class Settler:
         record = self._record(
             attempt, "failed", started_at, recorded or ErrorInfo(settlement.reason)
         )
-        await self._record_outcome(delivery, attempt, record)
+        if not await self._record_outcome(delivery, attempt, record):
+            await self._withdraw(delivery)
         await self._remove(delivery)
         log.warning("job is dead", job_id=str(job), task=task, reason=settlement.reason)
 
+    async def _withdraw(self, delivery: Delivery) -> None:
+        """Take a dead letter back if the job has ended well by another delivery."""
+        outcome = await self._surely(delivery, lambda: self._outcomes.find(delivery.job))
+        if outcome is not None and outcome.status != "failed":
+            job_id = str(delivery.job)
+            await self._surely(delivery, lambda: self._dead_letters.purge(job_id=job_id))
+
     async def _record_outcome(
         self, delivery: Delivery, attempt: Attempt | Unreadable, record: OutcomeRecord
-    ) -> None:
+    ) -> bool:
+        """Record how a job ended; return `False` if it had ended before."""
         ttl = attempt.task.result_ttl if isinstance(attempt, Attempt) else self._result_ttl
         first = await self._surely(
             delivery, lambda: self._outcomes.record(delivery.job, record, ttl)
         )
         if not first:
             log.info("second outcome discarded", job_id=str(delivery.job), outcome=record.status)
+        return first
 
     async def _remove(self, delivery: Delivery) -> None:
         """Take a job off its queue, and any copy that another delivery of it has left."""
-        await self._feed.ack(delivery)
+        await self._surely(delivery, lambda: self._feed.ack(delivery))
         if not delivery.is_first:
             stream = self._layout.queue_stream_name(delivery.job.queue)
             copies = self._layout.anywhere(delivery.job)
@@ -206,14 +230,18 @@ class Settler:
 
     async def _surely(self, delivery: Delivery, publish: Callable[[], Awaitable[T]]) -> T:
         """Repeat a publish that may be repeated, until its outcome is known."""
-        pause = FIRST_PAUSE
+        pause, stream_missing = FIRST_PAUSE, False
         while True:
             try:
+                if stream_missing:
+                    await self._declarations.ensure_queue(delivery.job.queue, anew=True)
+                    stream_missing = False
                 return await publish()
             except NoResponderError:
-                # A stream in memory is gone after its server was restarted.
-                await self._declarations.ensure_queue(delivery.job.queue, anew=True)
-            except UnconfirmedError as exc:
+                # A stream in memory is gone after its server was restarted; one on several
+                # servers has no leader for some seconds.
+                stream_missing = True
+            except (UnconfirmedError, ServerUnavailableError) as exc:
                 log.debug("settling is waiting for the server", reason=str(exc))
             await asyncio.sleep(pause)
             pause = min(pause * 2, LAST_PAUSE)

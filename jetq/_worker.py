@@ -16,7 +16,7 @@ import anyio
 import msgspec
 import structlog
 
-from ipc import IpcError, Message, UnconfirmedError
+from ipc import IpcError, Message, NoResponderError, ServerUnavailableError, UnconfirmedError
 
 from ._buffer import Buffer
 from ._context import JobContext
@@ -100,7 +100,6 @@ class Worker:
         self._state: Any = None
         self._stack = AsyncExitStack()
         self._buffer = Buffer(weights)
-        self._held: dict[int, Delivery] = {}
         self._running: dict[str, Running] = {}
         self._slots: dict[asyncio.Task[Any], Running] = {}
         self._num_slots = 0
@@ -118,6 +117,7 @@ class Worker:
                 self._state = await self._stack.enter_async_context(app.lifespan())
             self._feed = Feed(
                 app.connection,
+                app.jetstream,
                 app.layout,
                 self._buffer,
                 self._weights,
@@ -194,7 +194,8 @@ class Worker:
     @property
     def is_live(self) -> bool:
         """Whether its event loop moves."""
-        return self._watchdog.delay < 10
+        # Only while it is ready is the watchdog sure to run.
+        return not self._ready or self._watchdog.delay < 10
 
     @property
     def running(self) -> int:
@@ -271,24 +272,25 @@ class Worker:
                 newest = await app.jetstream.find_last(stream, app.layout.anywhere(job))
                 if newest is None or newest.seq != delivery.pulled.stream_seq:
                     return Superseded()
-                if delivery.is_first:
+                if delivery.pulled.num_delivered == 1:
                     return None
-                crashes = await self._crashes.find(job)
+                crashes = await self._crashes.find(job, newest.seq)
                 if crashes >= attempt.retry.max_crashes:
                     return Rejected(
                         f"its worker fell silent {crashes + 1} times while running it "
                         "(killed, out of memory, or blocked past the lease)"
                     )
-                await self._crashes.record(job, crashes + 1)
+                await self._crashes.record(job, newest.seq, crashes + 1)
                 return None
-            except UnconfirmedError:
+            except NoResponderError:
+                await self._declare_again(job.queue)
+            except (UnconfirmedError, ServerUnavailableError):
                 await anyio.sleep(0.25)
 
     # -- slots ------------------------------------------------------------------------
 
     def _hold(self, delivery: Delivery) -> None:
         """Take a delivered job in; there are only as many slots as were ever needed."""
-        self._held[id(delivery)] = delivery
         if self._buffer.idle == 0 and self._num_slots < self.concurrency:
             self._num_slots += 1
             self._group.start_soon(self._slot)
@@ -306,9 +308,8 @@ class Worker:
                 self._release(delivery)
 
     def _release(self, delivery: Delivery) -> None:
-        del self._held[id(delivery)]
-        self._feed.finished()
-        if not self._held:
+        self._feed.finished(delivery)
+        if not self._feed.held:
             self._idle.set()
 
     def _count(self, settlement: Settlement) -> None:
@@ -337,7 +338,7 @@ class Worker:
         while True:
             await anyio.sleep(pause / 2)
             now = time.monotonic()
-            for delivery in tuple(self._held.values()):
+            for delivery in tuple(self._feed.held.values()):
                 if now - delivery.renewed_at >= pause / 2:
                     delivery.renewed_at = now
                     await self._feed.renew(delivery)
@@ -365,14 +366,18 @@ class Worker:
     # -- the server -----------------------------------------------------------------------
 
     async def _declare(self) -> None:
-        declarations = self.app.declarations
-        async with anyio.create_task_group() as group:
-            for queue in self._weights:
-                group.start_soon(self._declare_queue, queue, declarations)
-
-    async def _declare_queue(self, queue: str, declarations: Any) -> None:
-        await declarations.ensure_queue(queue)
-        await declarations.ensure_consumers(queue)
+        deadline = time.monotonic() + self.app.timeout
+        for queue in self._weights:
+            while True:
+                try:
+                    await self.app.declarations.ensure_queue(queue)
+                    await self.app.declarations.ensure_consumers(queue)
+                    break
+                except UnconfirmedError:
+                    # A cluster that is electing a leader.
+                    if time.monotonic() > deadline:
+                        raise
+                    await anyio.sleep(0.25)
 
     async def _declare_again(self, queue: str) -> None:
         """Bring a queue back whose stream or consumers are gone, if that is possible now."""
@@ -392,8 +397,8 @@ class Worker:
         await self._feed.close()
         await self._give_back_waiting()
         self._idle.clear()
-        if self._held:
-            log.info("waiting for running jobs", jobs=len(self._held), grace=self.grace)
+        if self._feed.held:
+            log.info("waiting for running jobs", jobs=len(self._feed.held), grace=self.grace)
             with anyio.move_on_after(self.grace):
                 await self._idle.wait()
 

@@ -215,7 +215,9 @@ async def test_cluster_survives_the_loss_of_a_node():
         jetstream = connection.jetstream()
         stream = StreamConfig(name="orders", subjects=["orders"], num_replicas=3)
         await jetstream.add_stream(stream)
-        await jetstream.publish("orders", b"kept")
+        with anyio.fail_after(20):
+            while not await is_stored(jetstream, b"kept"):
+                await anyio.sleep(0.1)
 
         cluster.nodes[0].kill()
         await cluster.wait_until_ready()
@@ -227,6 +229,15 @@ async def test_cluster_survives_the_loss_of_a_node():
 
         assert stored == b"kept"
         assert all(node.running for node in cluster.nodes)
+
+
+async def is_stored(jetstream: JetStreamContext, body: bytes) -> bool:
+    """Publish an order; False while the nodes do not yet know of the stream."""
+    try:
+        await jetstream.publish("orders", body)
+    except (nats.errors.Error, TimeoutError):
+        return False
+    return True
 
 
 async def message_or_none(jetstream: JetStreamContext) -> bytes | None:

@@ -1,0 +1,134 @@
+"""Many messages into one stream: fast, or all or none."""
+
+import pytest
+
+from ipc import (
+    MAX_ATOMIC_BATCH,
+    BatchBrokenError,
+    Connection,
+    JetStream,
+    JetStreamError,
+    LocalServer,
+    NoResponderError,
+    Outgoing,
+    Settings,
+    StreamConfig,
+    SubjectTakenError,
+    ingest,
+    publish_atomically,
+)
+
+
+@pytest.fixture
+async def jetstream(server_url):
+    """JetStream on the shared server."""
+    connection = Connection(Settings.load(server_url))
+    await connection.open()
+    yield JetStream(connection)
+    await connection.close()
+
+
+def config(name: str, **options) -> StreamConfig:
+    """Return a stream in memory for everything below its name."""
+    return StreamConfig(name=name, subjects=(f"{name}.>",), storage="memory", **options)
+
+
+@pytest.fixture
+async def stream(jetstream, namespace):
+    """A stream that takes batches of both kinds."""
+    await jetstream.create_stream(config(namespace, allow_atomic=True, allow_batched=True))
+    return namespace
+
+
+def messages(stream: str, count: int) -> list[Outgoing]:
+    """Return numbered messages for one stream."""
+    return [Outgoing(f"{stream}.x", str(number).encode()) for number in range(count)]
+
+
+async def number_of_messages(jetstream: JetStream, stream: str) -> int:
+    """Return how many messages a stream holds."""
+    info = await jetstream.find_stream(stream)
+    assert info is not None
+    return info.state.messages
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 499, 500, 501, 5000])
+async def test_ingested_messages_are_stored_in_order(jetstream, stream, count):
+    """Whatever the number, each is there once when `ingest` returns, in order."""
+    await ingest(jetstream.connection, messages(stream, count))
+
+    assert await number_of_messages(jetstream, stream) == count
+    if count:
+        last = await jetstream.find_last(stream, f"{stream}.x")
+        assert last is not None
+        assert (last.seq, last.data) == (count, str(count - 1).encode())
+
+
+async def test_ingest_takes_headers(jetstream, stream):
+    """Headers are stored with their messages."""
+    await ingest(jetstream.connection, [Outgoing(f"{stream}.x", b"", {"Name": "x"})])
+
+    stored = await jetstream.find_last(stream, f"{stream}.x")
+    assert stored is not None
+    assert stored.headers is not None
+    assert stored.headers["Name"] == "x"
+
+
+async def test_ingest_without_a_stream_says_so(jetstream, namespace):
+    """A subject that no stream stores is an error at once."""
+    with pytest.raises(NoResponderError):
+        await ingest(jetstream.connection, messages(f"{namespace}-nowhere", 3))
+
+
+async def test_stream_that_takes_no_batches_is_an_error(jetstream, namespace):
+    """The server's refusal is told, for both kinds."""
+    await jetstream.create_stream(config(namespace))
+
+    with pytest.raises(JetStreamError):
+        await ingest(jetstream.connection, messages(namespace, 3))
+    with pytest.raises(JetStreamError):
+        await publish_atomically(jetstream, messages(namespace, 3))
+    assert await number_of_messages(jetstream, namespace) == 0
+
+
+async def test_broken_batch_says_how_many_are_stored():
+    """With a server that falls silent, what was acknowledged is certain, the rest is not."""
+    async with LocalServer() as server:
+        connection = Connection(Settings.load(server.url))
+        await connection.open()
+        jetstream = JetStream(connection)
+        await jetstream.create_stream(config("s", allow_batched=True))
+        server.suspend()
+
+        with pytest.raises(BatchBrokenError, match="broke off after 0 ack") as caught:
+            await ingest(connection, messages("s", 5000), timeout=0.3)
+
+        assert caught.value.acknowledged == 0
+        server.resume()
+        await connection.close()
+
+
+@pytest.mark.parametrize("count", [1, 2, MAX_ATOMIC_BATCH])
+async def test_atomic_batch_is_stored_whole(jetstream, stream, count):
+    """All messages are there when it returns."""
+    await publish_atomically(jetstream, messages(stream, count))
+
+    assert await number_of_messages(jetstream, stream) == count
+
+
+async def test_atomic_batch_with_a_broken_expectation_stores_nothing(jetstream, stream):
+    """One that may not be stored, and none is."""
+    await jetstream.publish(f"{stream}.taken", b"")
+    batch = messages(stream, 10)
+    batch[5] = Outgoing(f"{stream}.taken", b"", {"Nats-Expected-Last-Subject-Sequence": "0"})
+
+    with pytest.raises(SubjectTakenError):
+        await publish_atomically(jetstream, batch)
+    assert await number_of_messages(jetstream, stream) == 1
+
+
+@pytest.mark.parametrize("count", [0, MAX_ATOMIC_BATCH + 1])
+async def test_number_of_an_atomic_batch_is_limited(jetstream, stream, count):
+    """The server's limit is checked before anything is sent."""
+    with pytest.raises(ValueError, match="1 to 1000"):
+        await publish_atomically(jetstream, messages(stream, count))
