@@ -1,0 +1,120 @@
+"""What can go wrong in the command line only.
+
+JetqError
+├── AppNotFoundError      MODULE:APP names nothing, or no app
+├── AppBrokenError        the app's module raises when it is imported
+├── ExtraMissingError     an option needs a package that is not installed
+├── PortTakenError        another program listens where we should
+├── LocalServerEndedError a nats-server of ours is gone
+├── TaskAmbiguousError    several tasks have the name that was given
+└── NoDeadLetterError     a job is not among the dead letters
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from jetq._errors import JetqError
+
+__all__ = [
+    "AppBrokenError",
+    "AppNotFoundError",
+    "ExtraMissingError",
+    "LocalServerEndedError",
+    "NoDeadLetterError",
+    "PortTakenError",
+    "TaskAmbiguousError",
+]
+
+
+class AppNotFoundError(JetqError):
+    """There is no app where it should be."""
+
+    def __init__(self, place: str, reason: str) -> None:
+        super().__init__(place, reason)
+        self.place = place
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"no app at {self.place!r}: {self.reason}"
+
+
+class AppBrokenError(JetqError):
+    """The module of an app, or one that it imports, raises when it is imported."""
+
+    def __init__(self, module: str, trace: str) -> None:
+        super().__init__(module, trace)
+        self.module = module
+        self.trace = trace
+        """The end of the traceback."""
+
+    def __str__(self) -> str:
+        return f"module {self.module!r} cannot be imported:\n{self.trace}"
+
+
+class ExtraMissingError(JetqError):
+    """An option needs a package that comes with an extra of jetq."""
+
+    def __init__(self, option: str, extra: str) -> None:
+        super().__init__(option, extra)
+        self.option = option
+        self.extra = extra
+
+    def __str__(self) -> str:
+        return f"{self.option} needs more than is installed: pip install 'jetq[{self.extra}]'"
+
+
+class PortTakenError(JetqError):
+    """Another program listens on a port, or we may not."""
+
+    def __init__(self, host: str, port: int, reason: str, option: str) -> None:
+        super().__init__(host, port, reason, option)
+        self.host = host
+        self.port = port
+        self.reason = reason
+        self.option = option
+
+    def __str__(self) -> str:
+        return (
+            f"cannot listen on {self.host}:{self.port} ({self.reason}); "
+            f"choose another port with {self.option}"
+        )
+
+
+class LocalServerEndedError(JetqError):
+    """The nats-server that was started here ended by itself."""
+
+    def __init__(self, url: str, log: Path) -> None:
+        super().__init__(url, log)
+        self.url = url
+        self.log = log
+
+    def __str__(self) -> str:
+        return f"the nats-server at {self.url} ended by itself; its log is {str(self.log)!r}"
+
+
+class TaskAmbiguousError(JetqError):
+    """The last part of a task's name fits several tasks."""
+
+    def __init__(self, name: str, tasks: Sequence[str]) -> None:
+        super().__init__(name, tasks)
+        self.name = name
+        self.tasks = tuple(tasks)
+
+    def __str__(self) -> str:
+        return f"{self.name!r} may be any of {', '.join(self.tasks)}; give more of the name"
+
+
+class NoDeadLetterError(JetqError):
+    """A job is not among the dead letters."""
+
+    def __init__(self, job_id: str) -> None:
+        super().__init__(job_id)
+        self.job_id = job_id
+
+    def __str__(self) -> str:
+        return (
+            f"job {self.job_id!r} is not among the dead letters; "
+            "`jetq dead list` shows what is, `jetq jobs show` where the job is"
+        )

@@ -1,0 +1,67 @@
+"""`jetq server`: a JetStream server for this machine, in the foreground."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from pathlib import Path
+from typing import Annotated
+
+import anyio
+import typer
+
+from ipc import LocalServer
+
+from ._errors import LocalServerEndedError, PortTakenError
+from ._output import note
+from ._stop import on_stop_signal
+
+__all__ = ["HOST", "PortOption", "local_server", "server"]
+
+HOST = "127.0.0.1"
+
+PortOption = Annotated[
+    int, typer.Option(min=1, max=65_535, help="The port on 127.0.0.1 for clients.")
+]
+
+
+def server(
+    data_dir: Annotated[
+        Path, typer.Option(help="Where streams, configuration and log are kept.", file_okay=False)
+    ] = Path("jetq-data"),
+    port: PortOption = 4222,
+) -> None:
+    """Run a local NATS server with JetStream; Ctrl-C stops it."""
+    asyncio.run(serve(local_server(data_dir, port)))
+
+
+def local_server(data_dir: Path, port: int) -> LocalServer:
+    """Return a server, not started.
+
+    Raises:
+        PortTakenError: Another program listens on the port.
+    """
+    try:
+        socket.create_server((HOST, port)).close()
+    except OSError as exc:
+        raise PortTakenError(HOST, port, os.strerror(exc.errno or 0), "--port") from None
+    return LocalServer(data_dir=data_dir.resolve(), port=port)
+
+
+async def serve(server: LocalServer) -> None:
+    """Run a server until a signal comes.
+
+    Raises:
+        LocalServerEndedError: It ended by itself.
+    """
+    stopping = asyncio.Event()
+    with on_stop_signal(stopping.set, kill=server.kill):
+        async with server:
+            note(f"nats-server at {server.url}, data in {server.data_dir}; Ctrl-C stops it")
+            while not stopping.is_set():
+                if not server.running:
+                    raise LocalServerEndedError(server.url, server.log_path)
+                with anyio.move_on_after(0.5):
+                    await stopping.wait()
+            note("stopping nats-server")

@@ -1,0 +1,298 @@
+"""`jetq worker`: run jobs, in this process or in several."""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import importlib.util
+import os
+import socket
+import sys
+import threading
+from contextlib import AbstractAsyncContextManager, nullcontext
+from pathlib import Path
+from typing import Annotated
+
+import anyio
+import msgspec
+import typer
+
+from ipc import Settings
+from jetq._app import App
+from jetq._supervisor import Supervisor
+from jetq._worker import Worker
+
+from ._errors import ExtraMissingError, PortTakenError
+from ._load import load_app
+from ._logging import LogLevel, configure_logging
+from ._options import AppArgument
+from ._stop import on_stop_signal, stop_with_stdin
+
+__all__ = [
+    "ConcurrencyOption",
+    "GraceOption",
+    "LogJsonOption",
+    "LogLevelOption",
+    "QueuesOption",
+    "WorkerOptions",
+    "can_reload",
+    "worker",
+]
+
+# What a worker needs beyond its grace period to give jobs back and to disconnect.
+LEAVE = 10.0
+
+QueuesOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAMES",
+        help="Queues to work on, such as mail,images:3 where images gets three times the "
+        "slots that mail gets.",
+        show_default="all of the app's",
+    ),
+]
+ConcurrencyOption = Annotated[int, typer.Option(min=1, help="How many jobs run at once.")]
+GraceOption = Annotated[
+    float,
+    typer.Option(min=0, help="Seconds that running jobs get to finish when told to stop."),
+]
+LogLevelOption = Annotated[LogLevel, typer.Option(help="What to log at least.")]
+LogJsonOption = Annotated[bool, typer.Option("--log-json", help="Log as lines of JSON.")]
+
+
+class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """What the worker is told on the command line."""
+
+    app: str
+    queues: str | None = None
+    concurrency: int = 100
+    grace: float = 30.0
+    name: str | None = None
+    servers: str | None = None
+    health_host: str = "127.0.0.1"
+    health_port: int | None = None
+    log_level: LogLevel = LogLevel.INFO
+    log_json: bool = False
+
+    def command(self, number: int | None = None) -> list[str]:
+        """Return the command for a child process; with several, `number` counts from 0."""
+        offset = number or 0
+        name = self.name if number is None or self.name is None else f"{self.name}-{number}"
+        port = None if self.health_port is None else self.health_port + offset
+        given = {
+            "--queues": self.queues,
+            "--concurrency": self.concurrency,
+            "--grace": self.grace,
+            "--name": name,
+            "--servers": self.servers,
+            "--health-host": self.health_host,
+            "--health-port": port,
+            "--log-level": self.log_level.value,
+        }
+        return [
+            *(sys.executable, "-m", "jetq", "worker"),
+            *(f"{option}={value}" for option, value in given.items() if value is not None),
+            *(["--log-json"] if self.log_json else []),
+            *("--stop-with-stdin", "--", self.app),
+        ]
+
+
+def worker(
+    app: AppArgument,
+    queues: QueuesOption = None,
+    concurrency: ConcurrencyOption = 100,
+    processes: Annotated[
+        int, typer.Option(min=1, help="How many worker processes, each with all these slots.")
+    ] = 1,
+    grace: GraceOption = 30.0,
+    reload: Annotated[
+        bool, typer.Option("--reload", help="Restart when a .py file below here changes.")
+    ] = False,
+    name: Annotated[
+        str | None,
+        typer.Option(help="Shown in outcomes and logs.", show_default="host and process id"),
+    ] = None,
+    servers: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="NATS servers, separated by commas.",
+            show_default="what the app says, else NATS_URL",
+        ),
+    ] = None,
+    health_port: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=65_535,
+            help="Answer /livez and /readyz here; the second process on the next port, …",
+            show_default=False,
+        ),
+    ] = None,
+    health_host: Annotated[
+        str, typer.Option(help="The address that --health-port listens on.")
+    ] = "127.0.0.1",
+    log_level: LogLevelOption = LogLevel.INFO,
+    log_json: LogJsonOption = False,
+    own_stdin: Annotated[bool, typer.Option("--stop-with-stdin", hidden=True)] = False,
+) -> None:
+    """Run an app's jobs.
+
+    SIGTERM or Ctrl-C: take no more jobs, give back what has not started, let running
+    jobs finish within the grace period, and end. A second one ends at once.
+    """
+    configure_logging(log_level, as_json=log_json)
+    options = WorkerOptions(
+        app=app,
+        queues=queues,
+        concurrency=concurrency,
+        grace=grace,
+        name=name,
+        servers=servers,
+        health_host=health_host,
+        health_port=health_port,
+        log_level=log_level,
+        log_json=log_json,
+    )
+    if health_port is not None and not is_installed("starlette", "uvicorn"):
+        raise ExtraMissingError("--health-port", "web")
+    if reload and not can_reload():
+        raise ExtraMissingError("--reload", "reload")
+    if own_stdin:
+        stop_with_stdin(grace + LEAVE)
+    if processes == 1 and not reload:
+        run_here(options, supervised=own_stdin)
+        return
+    if not reload:
+        # What is wrong with the app is said once, here, and not by every process.
+        make_worker(options)
+    numbers = [None] if processes == 1 else range(processes)
+    commands = [options.command(number) for number in numbers]
+    asyncio.run(supervise(Supervisor(commands, watch=Path.cwd() if reload else None)))
+
+
+def can_reload() -> bool:
+    """Return whether `--reload` has what it needs."""
+    return is_installed("watchfiles")
+
+
+def is_installed(*modules: str) -> bool:
+    """Return whether modules of an extra can be imported."""
+    return all(importlib.util.find_spec(module) is not None for module in modules)
+
+
+async def supervise(supervisor: Supervisor) -> None:
+    """Run a supervisor until a signal comes."""
+    with on_stop_signal(supervisor.stop, kill=supervisor.kill):
+        await supervisor.run()
+
+
+# -- one worker in this process ---------------------------------------------------------------
+
+
+def make_worker(options: WorkerOptions) -> Worker:
+    """Load the app and return its worker, not started.
+
+    Raises:
+        typer.BadParameter: The queues cannot be worked on like this.
+    """
+    app = load_app(options.app)
+    if options.servers is not None:
+        use_servers(app, options.servers)
+    try:
+        return app.worker(
+            queues=parse_queues(options.queues),
+            concurrency=options.concurrency,
+            grace=options.grace,
+            name=options.name,
+        )
+    except ValueError as exc:
+        raise typer.BadParameter(str(exc)) from None
+
+
+def use_servers(app: App, servers: str) -> None:
+    """Connect an app to other servers than it says itself."""
+    urls = Settings.load(servers).servers
+    app.settings = msgspec.structs.replace(app.settings, servers=urls)
+
+
+def parse_queues(text: str | None) -> dict[str, float] | None:
+    """Return queues and their weights of `mail,images:3`.
+
+    Raises:
+        ValueError: A weight is not a number.
+    """
+    if text is None:
+        return None
+    weights: dict[str, float] = {}
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        name, _, weight = part.partition(":")
+        try:
+            weights[name] = float(weight or 1)
+        except ValueError:
+            raise ValueError(f"weight {weight!r} of queue {name!r} is not a number") from None
+    return weights
+
+
+def run_here(options: WorkerOptions, *, supervised: bool) -> None:
+    """Run a worker in this process until a signal comes."""
+    worker = make_worker(options)
+    with asyncio.Runner(loop_factory=fast_event_loop()) as runner:
+        health = health_checks(worker, options.health_host, options.health_port)
+        runner.run(work(worker, health, supervised=supervised))
+    leave_threads_behind()
+
+
+async def work(
+    worker: Worker, health: AbstractAsyncContextManager[None], *, supervised: bool
+) -> None:
+    """Start a worker and run it until a signal comes."""
+    is_started = False
+
+    def stop() -> None:
+        worker.stop()
+        if not is_started:
+            starting.cancel()
+
+    with anyio.CancelScope() as starting, on_stop_signal(stop, patient=supervised):
+        async with health, worker:
+            is_started = True
+            await worker.run()
+
+
+def health_checks(worker: Worker, host: str, port: int | None) -> AbstractAsyncContextManager[None]:
+    """Return what answers health checks, if a port for them is given."""
+    if port is None:
+        return nullcontext()
+    # An extra of its own: only who asks for a port needs it.
+    from jetq._health import serve_health
+
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        listener = socket.create_server((host, port), family=family)
+    except OSError as exc:
+        raise PortTakenError(host, port, os.strerror(exc.errno or 0), "--health-port") from None
+    return serve_health(worker, listener)
+
+
+def fast_event_loop() -> type[asyncio.AbstractEventLoop] | None:
+    """Return uvloop's event loop if it is installed."""
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.Loop
+
+
+def leave_threads_behind() -> None:
+    """End the process now if a thread runs a job that was given back already.
+
+    Nothing can stop such a thread, and Python would wait for it.
+    """
+    others = [one for one in threading.enumerate() if one is not threading.main_thread()]
+    if all(thread.daemon for thread in others):
+        return
+    atexit._run_exitfuncs()  # pyright: ignore[reportPrivateUsage]
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
