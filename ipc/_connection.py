@@ -49,6 +49,9 @@ REQUIRED_SERVER = (2, 14, 0)
 PING_INTERVAL = 10
 RECONNECT_WAIT = 0.25
 
+# Seconds that a request may overrun its time-out.
+SWEEP_INTERVAL = 0.1
+
 _PERMISSION = re.compile(
     r"permissions violation for (?P<what>publish|subscription) to \"(?P<subject>[^\"]+)\"", re.I
 )
@@ -71,6 +74,21 @@ class Message(msgspec.Struct, frozen=True, gc=False):
         Source: NATS ADR-4 (inline status).
         """
         return None if self.headers is None else self.headers.get("Status")
+
+
+class PendingReply(msgspec.Struct, frozen=True, gc=False):
+    """A request that was sent and not answered yet."""
+
+    subject: str
+    timeout: float
+    expires_at: float
+    """By the event loop's clock."""
+    future: asyncio.Future[Message]
+
+    def fail(self, error: Exception) -> None:
+        """Let the request raise `error`, if it has no answer."""
+        if not self.future.done():
+            self.future.set_exception(error)
 
 
 class Subscription:
@@ -135,7 +153,8 @@ class Connection:
         self._losers: list[Callable[[], None]] = []
         self._inbox = ""
         self._tokens = itertools.count(1)
-        self._replies: dict[str, tuple[str, asyncio.Future[Message]]] = {}
+        self._replies: dict[str, PendingReply] = {}
+        self._sweeping = False
         self._last_error: Exception | None = None
         self._refused: asyncio.Future[str] | None = None
         self._background: set[asyncio.Task[None]] = set()
@@ -257,14 +276,15 @@ class Connection:
             await self.wait_connected(timeout)
         loop = asyncio.get_running_loop()
         token = str(next(self._tokens))
-        future: asyncio.Future[Message] = loop.create_future()
-        expiry = loop.call_later(timeout, _expire, future, subject, timeout)
-        self._replies[token] = subject, future
+        pending = PendingReply(subject, timeout, loop.time() + timeout, loop.create_future())
+        self._replies[token] = pending
+        if not self._sweeping:
+            self._sweeping = True
+            loop.call_later(SWEEP_INTERVAL, self._sweep, loop)
         try:
             await self.publish(subject, data, reply=self._inbox + token, headers=headers)
-            message = await future
+            message = await pending.future
         finally:
-            expiry.cancel()
             self._replies.pop(token, None)
         if message.headers is not None and message.status == "503":
             raise NoResponderError(subject)
@@ -425,34 +445,42 @@ class Connection:
 
     def _on_reply(self, message: Message) -> None:
         # A reply comes on the inbox it was sent to; what it answers is the last token.
-        _, future = self._replies.get(message.subject.rpartition(".")[2], (None, None))
-        if future is not None and not future.done():
-            future.set_result(message)
+        pending = self._replies.get(message.subject.rpartition(".")[2])
+        if pending is not None and not pending.future.done():
+            pending.future.set_result(message)
+
+    def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Fail the requests whose time is up, and look again as long as there are any.
+
+        One timer for all of them: cancelled ones, thousands a second, would stay in the
+        event loop's heap until their time.
+        """
+        now = loop.time()
+        for pending in self._replies.values():
+            if pending.expires_at <= now:
+                pending.fail(ReplyTimeoutError(pending.subject, pending.timeout))
+        self._sweeping = bool(self._replies)
+        if self._sweeping:
+            loop.call_later(SWEEP_INTERVAL, self._sweep, loop)
 
     def _fail_replies(self) -> None:
-        for _, future in self._replies.values():
-            if not future.done():
-                future.set_exception(ConnectionLostError(self.settings.shown_servers))
+        for pending in self._replies.values():
+            pending.fail(ConnectionLostError(self.settings.shown_servers))
         self._replies.clear()
 
     def _deny(self, what: str, subject: str) -> None:
         """Fail the requests on a subject that the server does not let us use."""
         # Once the server has said so, it says nothing more: without this, a time-out.
         log.warning("permission denied by the server", action=what, subject=subject)
-        for asked, future in self._replies.values():
+        for pending in self._replies.values():
             # The client hands errors on in lower case.
-            if what == "publish" and asked.lower() == subject and not future.done():
-                future.set_exception(PermissionDeniedError(asked, what))
+            if what == "publish" and pending.subject.lower() == subject:
+                pending.fail(PermissionDeniedError(pending.subject, what))
 
     def _unavailable(self, waited: float, cause: Exception | None = None) -> ServerUnavailableError:
         reason = cause or self._last_error
         shown = "no answer" if reason is None else str(reason) or type(reason).__name__
         return ServerUnavailableError(self.settings.shown_servers, waited, shown)
-
-
-def _expire(future: asyncio.Future[Message], subject: str, timeout: float) -> None:
-    if not future.done():
-        future.set_exception(ReplyTimeoutError(subject, timeout))
 
 
 def _header_size(headers: Mapping[str, str]) -> int:
