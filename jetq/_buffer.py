@@ -14,20 +14,24 @@ __all__ = ["Buffer"]
 RANK = {priority: rank for rank, priority in enumerate(PRIORITIES)}
 
 
+# No-op jobs never wait for anything: after so many the rest of the program has its turn.
+JOBS_A_TURN = 256
+
+
 class Buffer:
     """A queue in memory that is strict in priority and fair by weight between queues.
 
-    Among jobs of one priority each queue gets its share: a queue's clock advances by
-    1/weight with every job taken from it, and the queue with the earliest clock is next.
+    While several queues have jobs of one priority, each gets its share: a queue's clock
+    advances by 1/weight with every job taken from it, and the earliest clock is next.
     """
 
     def __init__(self, weights: Mapping[str, float]) -> None:
         self._steps = {queue: 1 / weight for queue, weight in weights.items()}
         self._clocks = dict.fromkeys(weights, 0.0)
-        self._waiting: list[dict[str, deque[Delivery]]] = [
-            {queue: deque() for queue in weights} for _ in PRIORITIES
-        ]
+        self._levels: list[dict[str, deque[Delivery]]] = [{} for _ in PRIORITIES]
+        """Of each priority, the queues that have jobs."""
         self._size = 0
+        self._turn = 0
         self._takers: deque[asyncio.Future[Delivery]] = deque()
 
     def __len__(self) -> int:
@@ -45,11 +49,18 @@ class Buffer:
             if not taker.done():
                 taker.set_result(delivery)
                 return
-        self._waiting[RANK[delivery.priority]][delivery.job.queue].append(delivery)
+        level, queue = self._levels[RANK[delivery.priority]], delivery.job.queue
+        if queue not in level:
+            level[queue] = deque()
+        level[queue].append(delivery)
         self._size += 1
 
     async def take(self) -> Delivery:
         """Return the next job, waiting for one if there is none."""
+        self._turn += 1
+        if self._turn >= JOBS_A_TURN:
+            self._turn = 0
+            await asyncio.sleep(0)
         if self._size:
             return self._pop()
         taker: asyncio.Future[Delivery] = asyncio.get_running_loop().create_future()
@@ -64,16 +75,17 @@ class Buffer:
 
     def less_urgent(self) -> list[int]:
         """Return for each priority how many less urgent jobs wait here."""
-        waiting = [sum(map(len, queues.values())) for queues in self._waiting]
+        waiting = [sum(map(len, level.values())) for level in self._levels]
         return [sum(waiting[rank + 1 :]) for rank in range(len(waiting))]
 
     def evict(self) -> Delivery | None:
         """Take out the least urgent job, the last that came, or `None` if there is none."""
-        for queues in reversed(self._waiting):
-            ready = [queue for queue, jobs in queues.items() if jobs]
-            if ready:
-                self._size -= 1
-                return queues[max(ready, key=self._clocks.__getitem__)].pop()
+        for level in reversed(self._levels):
+            if level:
+                queue = max(level, key=self._clocks.__getitem__)
+                delivery = level[queue].pop()
+                self._took_from(level, queue)
+                return delivery
         return None
 
     def drain(self) -> list[Delivery]:
@@ -81,16 +93,23 @@ class Buffer:
         return [self._pop() for _ in range(self._size)]
 
     def _pop(self) -> Delivery:
-        for queues in self._waiting:
-            ready = [queue for queue, jobs in queues.items() if jobs]
-            if ready:
-                queue = min(ready, key=self._clocks.__getitem__)
-                self._clocks[queue] = self._clock_after(queue)
-                self._size -= 1
-                return queues[queue].popleft()
+        for level in self._levels:
+            if level:
+                queue = next(iter(level)) if len(level) == 1 else self._next_queue(level)
+                delivery = level[queue].popleft()
+                self._took_from(level, queue)
+                return delivery
         raise IndexError("the buffer is empty")
 
-    def _clock_after(self, queue: str) -> float:
-        """Return a queue's clock after a job; time it spent empty earns it no arrears."""
-        earliest = max(self._clocks.values()) - max(self._steps.values())
-        return max(self._clocks[queue], earliest) + self._steps[queue]
+    def _took_from(self, level: dict[str, deque[Delivery]], queue: str) -> None:
+        self._size -= 1
+        if not level[queue]:
+            del level[queue]
+
+    def _next_queue(self, level: dict[str, deque[Delivery]]) -> str:
+        """Return whose turn it is; time that a queue spent empty earns it no arrears."""
+        clocks, steps = self._clocks, self._steps
+        queue = min(level, key=clocks.__getitem__)
+        earliest = max(clocks.values()) - max(steps.values())
+        clocks[queue] = max(clocks[queue], earliest) + steps[queue]
+        return queue

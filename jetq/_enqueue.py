@@ -44,7 +44,7 @@ PIPELINE = 200
 PAUSE = 0.1
 
 
-class Draft(msgspec.Struct, frozen=True, kw_only=True):
+class Draft(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A job as it will be published."""
 
     job: JobId
@@ -72,7 +72,7 @@ class Draft(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
-class Placed(msgspec.Struct, frozen=True):
+class Placed(msgspec.Struct, frozen=True, gc=False):
     """Which job a call became, and whether it is a new one."""
 
     job: JobId

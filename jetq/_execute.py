@@ -32,18 +32,19 @@ MAX_TRACEBACK = 8_192
 class Running:
     """A job that runs now, and the handle to stop it."""
 
-    __slots__ = ("cancelled", "id", "scope", "task")
+    __slots__ = ("cancelled", "id", "slot", "task")
 
-    def __init__(self, id: str, task: str, scope: anyio.CancelScope) -> None:
+    def __init__(self, id: str, task: str, slot: asyncio.Task[Any]) -> None:
         self.id = id
         self.task = task
-        self.scope = scope
+        self.slot = slot
         self.cancelled = False
 
     def cancel(self) -> None:
         """Stop it: somebody cancelled the job."""
-        self.cancelled = True
-        self.scope.cancel()
+        if not self.cancelled:
+            self.cancelled = True
+            self.slot.cancel()
 
 
 class RemoteError(Exception):
@@ -59,35 +60,45 @@ class Executor:
         self._middleware = middleware
 
     async def run(self, attempt: Attempt, context: JobContext, running: Running) -> Outcome:
-        """Run an attempt and return what it came to; only cancellation is raised."""
-        task, timeout = attempt.task, attempt.message.timeout or attempt.task.timeout
-        scope = running.scope
-        if timeout is not None:
-            scope.deadline = anyio.current_time() + timeout
+        """Run an attempt and return what it came to.
+
+        Only the cancellation of the slot itself is raised: the worker has to stop.
+        """
         enter_job(context)
         try:
-            with scope:
+            outcome = await self._run(attempt, context)
+        except asyncio.CancelledError as exc:
+            # asyncio counts who asked for it: the job's canceller once, the worker too.
+            if running.slot.cancelling() > int(running.cancelled):
+                raise
+            # Or nobody: then the task awaited something that was cancelled.
+            outcome = Failed(describe(exc))
+        if running.cancelled:
+            # Whatever it made of being cancelled; that it is over is recorded already.
+            running.slot.uncancel()
+            return Cancelled()
+        return outcome
+
+    async def _run(self, attempt: Attempt, context: JobContext) -> Outcome:
+        task, timeout = attempt.task, attempt.message.timeout or attempt.task.timeout
+        try:
+            # A cancel scope costs as much as all else here: only who has a timeout pays it.
+            if timeout is None:
                 result = await self._call(attempt, context)
-                # Checked here, so that a wrong result is the task's failure.
-                return (
-                    Completed(task.signature.encode_result(result))
-                    if task.store_result
-                    else Completed()
-                )
+            else:
+                with anyio.move_on_after(timeout) as scope:
+                    result = await self._call(attempt, context)
+                if scope.cancelled_caught:
+                    late = TimeoutError(f"ran longer than its timeout of {timeout:g} s")
+                    return Failed(describe(late), task.retry.covers(late))
+            if not task.store_result:
+                return Completed()
+            # Checked here, so that a wrong result is the task's failure.
+            return Completed(task.signature.encode_result(result))  # pyright: ignore[reportPossiblyUnboundVariable]
         except Exception as exc:
             return outcome_of(exc, attempt)
         except SystemExit as exc:
             return Failed(describe(exc))
-        except asyncio.CancelledError as exc:
-            current = asyncio.current_task()
-            if current is None or current.cancelling():
-                raise
-            # Nobody cancelled us: the task awaited something that was cancelled.
-            return Failed(describe(exc))
-        if running.cancelled:
-            return Cancelled()
-        error = ErrorInfo(f"ran longer than its timeout of {timeout:g} s", "builtins.TimeoutError")
-        return Failed(error, task.retry.covers(TimeoutError()))
 
     async def _call(self, attempt: Attempt, context: JobContext) -> Any:
         call = partial(run_function, attempt.task, attempt, self._threads, self._processes)

@@ -421,12 +421,22 @@ class Feed:
                 limit = self._heartbeat * 2.5 if lane.listening else FETCH_SILENCE
                 if (lane.listening or lane.requests) and now - lane.seen_at > limit:
                     log.debug("pull request lost, asking again", stream=lane.stream)
-                    self._asked -= lane.asked
-                    lane.reset()
+                    self._forget(lane)
             missing, self._missing = self._missing, set()
             for queue in missing:
                 await self._on_missing(queue)
+                # With a stream all its consumers go, and not every request is told so.
+                for lane in self._lanes.values():
+                    if lane.queue == queue:
+                        self._forget(lane)
             self._wake.set()
+
+    def _forget(self, lane: Lane) -> None:
+        """Make a lane unknown; what still answers its requests is taken all the same."""
+        self._asked -= lane.asked
+        for number in (lane.listening, *(request[0] for request in lane.requests)):
+            self._by_request.pop(number, None)
+        lane.reset()
 
     def _wake_if_room(self) -> None:
         # A quarter of the target at a time: one request for many jobs, not one for each.

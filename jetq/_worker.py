@@ -22,6 +22,7 @@ from ._buffer import Buffer
 from ._context import JobContext
 from ._crashes import Crashes
 from ._delivery import Attempt, Delivery, Unreadable, read
+from ._errors import QueueMissingError
 from ._execute import Executor, Running
 from ._feed import Feed
 from ._outcome import (
@@ -249,7 +250,7 @@ class Worker:
         )
         slot = asyncio.current_task()
         assert slot is not None
-        running = Running(job_id, attempt.task.name, anyio.CancelScope())
+        running = Running(job_id, attempt.task.name, slot)
         self._running[job_id] = self._slots[slot] = running
         try:
             return await self._executor.run(attempt, context, running)
@@ -384,7 +385,7 @@ class Worker:
         try:
             await self.app.declarations.ensure_queue(queue, anew=True)
             await self.app.declarations.ensure_consumers(queue)
-        except IpcError as exc:
+        except (IpcError, QueueMissingError) as exc:
             log.warning("queue cannot be worked on now", queue=queue, reason=str(exc))
 
     async def _on_reconnect(self) -> None:
