@@ -13,7 +13,13 @@ import msgspec
 
 from ._codec import decoder
 from ._connection import Connection, Message
-from ._errors import BatchBrokenError, ConnectionLostError, NoResponderError, UnconfirmedError
+from ._errors import (
+    BatchBrokenError,
+    ConnectionLostError,
+    JetStreamError,
+    NoResponderError,
+    UnconfirmedError,
+)
 from ._jetstream import ApiError, JetStream, PubAck, error_for
 
 __all__ = ["MAX_ATOMIC_BATCH", "Outgoing", "ingest", "publish_atomically"]
@@ -29,6 +35,7 @@ ACKS_AHEAD = 2
 START, APPEND, COMMIT = 0, 1, 2
 
 UNKNOWN_BATCH = 10208
+INCOMPLETE_BATCH = 10176
 
 
 Answers = asyncio.Queue[Message | None]
@@ -161,4 +168,10 @@ async def publish_atomically(
                 message.subject, message.data, headers=headers(number)
             )
     commit = {**headers(len(messages)), "Nats-Batch-Commit": "1"}
-    return await jetstream.publish(last.subject, last.data, headers=commit, timeout=timeout)
+    try:
+        return await jetstream.publish(last.subject, last.data, headers=commit, timeout=timeout)
+    except JetStreamError as exc:
+        if exc.err_code != INCOMPLETE_BATCH:
+            raise
+        # The connection was lost on the way, or another leader does not know the beginning.
+        raise BatchBrokenError(0, str(exc)) from exc

@@ -18,6 +18,7 @@ import contextlib
 import itertools
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -30,6 +31,7 @@ from nats.errors import Error as NatsError
 
 from ._errors import (
     ConnectionLostError,
+    IpcError,
     LoginRefusedError,
     MessageTooLargeError,
     NoResponderError,
@@ -48,6 +50,10 @@ REQUIRED_SERVER = (2, 14, 0)
 # Found out after three missed pings, so half a minute: a cable that was pulled.
 PING_INTERVAL = 10
 RECONNECT_WAIT = 0.25
+
+# Any request that the server answers, if only with "nobody listens".
+FENCE = "$JS.API.INFO"
+FENCE_TIMEOUT = 1.0
 
 # Seconds that a request may overrun its time-out.
 SWEEP_INTERVAL = 0.1
@@ -102,6 +108,7 @@ class Subscription:
         self._connection = connection
         self._receive = receive
         self._current: NatsSubscription | None = None
+        self._client: Client | None = None
 
     async def attach(self, client: Client) -> None:
         """Subscribe on `client`; called by the connection whenever it has a new one."""
@@ -110,6 +117,7 @@ class Subscription:
         async def on_message(msg: Msg) -> None:
             receive(Message(msg.subject, msg.data, msg.reply, msg.headers))
 
+        self._client = client
         # No limit on what waits: whoever asks for messages bounds them by asking.
         self._current = await client.subscribe(  # pyright: ignore[reportUnknownMemberType]
             self.subject,
@@ -122,9 +130,17 @@ class Subscription:
     async def drain(self) -> None:
         """End the interest, then handle what the server had already sent."""
         self._connection.forget(self)
-        if self._current is not None:
-            with contextlib.suppress(NatsError):
-                await self._current.drain()
+        current, client = self._current, self._client
+        if current is None or client is None:
+            return
+        with contextlib.suppress(NatsError, IpcError):
+            # The client's own drain sends its ping ahead of what is buffered, so it may be
+            # over before the server has read that the interest ended. A request comes after:
+            # with its reply, all that was sent before has arrived.
+            await client._send_unsubscribe(current._id)  # pyright: ignore[reportPrivateUsage, reportUnknownMemberType]
+            await self._connection.request(FENCE, timeout=FENCE_TIMEOUT)
+        with contextlib.suppress(NatsError):
+            await current.drain()
 
     async def close(self) -> None:
         """End the interest; what is still waiting is dropped."""
@@ -184,7 +200,9 @@ class Connection:
         self._fail_replies()
         for task in self._background:
             task.cancel()
-        await self._client.close()
+        # There may be nobody left to say goodbye to.
+        with contextlib.suppress(NatsError, OSError):
+            await self._client.close()
 
     @property
     def is_connected(self) -> bool:
@@ -359,7 +377,7 @@ class Connection:
             "closed_cb": self._on_closed,
         }
         if settings.credentials is not None:
-            options["user_credentials"] = settings.credentials
+            options["user_credentials"] = self._checked_credentials(settings.credentials)
         if settings.tls is not None:
             options["tls"] = settings.tls
         connecting = asyncio.ensure_future(self._client.connect(**options))
@@ -382,6 +400,19 @@ class Connection:
             connecting.cancel()
         self._connected.set()
 
+    def _checked_credentials(self, path: Path) -> Path:
+        """Return the path of a credentials file that the client can read to its end."""
+        try:
+            text = path.read_text(errors="replace")
+        except OSError as exc:
+            reason = f"credentials file {str(path)!r} cannot be read: {exc.strerror}"
+            raise LoginRefusedError(self.settings.shown_servers, reason) from exc
+        if "BEGIN NATS USER JWT" not in text or "BEGIN USER NKEY SEED" not in text:
+            # The client would look for these lines for ever.
+            reason = f"{str(path)!r} is not a credentials file: it lacks a user JWT or a seed"
+            raise LoginRefusedError(self.settings.shown_servers, reason)
+        return path
+
     def _check_server(self) -> None:
         version = self._client.connected_server_version
         found = (version.major, version.minor, version.patch)
@@ -395,7 +426,6 @@ class Connection:
         if (violation := _PERMISSION.search(str(exc))) is not None:
             self._deny(violation["what"].lower(), violation["subject"])
             return
-        log.debug("connection error", error=str(exc) or type(exc).__name__)
 
     async def _on_disconnected(self) -> None:
         if self._connected.is_set() and not self._closing:

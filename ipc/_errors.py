@@ -80,7 +80,7 @@ class ServerUnavailableError(ServerUnusableError):
 
     def __str__(self) -> str:
         return (
-            f"no NATS server reachable at {self.servers} within {self.waited:g} s "
+            f"no NATS server reachable at {self.servers} within {self.waited:.3g} s "
             f"({self.reason}); is it running? `jetq server` starts one, NATS_URL names another"
         )
 
@@ -157,7 +157,7 @@ class ReplyTimeoutError(UnconfirmedError):
         self.timeout = timeout
 
     def __str__(self) -> str:
-        return f"no reply on {self.subject!r} within {self.timeout:g} s"
+        return f"no reply on {self.subject!r} within {self.timeout:.3g} s"
 
 
 class TemporarilyUnavailableError(UnconfirmedError):

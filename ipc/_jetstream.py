@@ -44,9 +44,11 @@ T = TypeVar("T")
 NANOSECONDS = 1_000_000_000
 
 # What the server answers when an expectation on a subject does not hold: on one
-# replica, on three replicas with a racing publish, for "one message a subject", and for
-# an atomic batch with a message id that was seen before.
-TAKEN = {10071, 10164, 10077, 10201}
+# replica, on three replicas with a racing publish, and for an atomic batch with a message
+# id that was seen before.
+TAKEN = {10071, 10164, 10201}
+# "One message a subject" does not hold, or the stream is full: only the words tell.
+STORE_FAILED, PER_SUBJECT = 10077, "maximum messages per subject exceeded"
 NOT_FOUND = {10014, 10037, 10043, 10059}  # consumer, message, sequence, stream
 DISABLED = {10039, 10076}  # for this account, for this server
 
@@ -288,7 +290,7 @@ class JetStream:
         reply = await self.connection.request(
             f"$JS.API.DIRECT.GET.{stream}.{subject}", timeout=self.timeout
         )
-        return None if reply.status is not None else _stored(reply)
+        return _stored(reply) if "Nats-Sequence" in (reply.headers or {}) else None
 
     async def scan(
         self, stream: str, subject: str, *, first_seq: int = 1, page: int = 1000
@@ -302,8 +304,8 @@ class JetStream:
             last, more = first_seq - 1, False
             try:
                 async for reply in replies:
-                    if reply.status is not None:
-                        headers = reply.headers or {}
+                    headers = reply.headers or {}
+                    if "Nats-Sequence" not in headers:
                         more = headers.get("Nats-Num-Pending", "0") != "0"
                         break
                     message = _stored(reply)
@@ -357,7 +359,8 @@ class JetStream:
 
 def error_for(request: str, error: ApiError) -> JetStreamError | TemporarilyUnavailableError:
     """Return the exception that says what the server answered."""
-    if error.err_code in TAKEN:
+    full = error.err_code == STORE_FAILED and error.description == PER_SUBJECT
+    if full or error.err_code in TAKEN:
         return SubjectTakenError(request, error.code, error.err_code, error.description)
     if error.code == 503 and error.err_code not in DISABLED:
         return TemporarilyUnavailableError(request, error.description)

@@ -29,6 +29,6 @@ def check_name(kind: str, name: str) -> str:
 
     Source: NATS ADR-6 (naming rules).
     """
-    if len(name) > MAX_NAME_LENGTH or not _ALLOWED.fullmatch(name):
+    if not isinstance(name, str) or len(name) > MAX_NAME_LENGTH or not _ALLOWED.fullmatch(name):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise InvalidNameError(kind, name)
     return name

@@ -6,7 +6,6 @@ import os
 import ssl
 from collections.abc import Sequence
 from pathlib import Path
-from urllib.parse import urlsplit, urlunsplit
 
 import msgspec
 
@@ -65,6 +64,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
 def redact(url: str) -> str:
     """Return `url` with user name, password or token replaced by `***`."""
-    parts = urlsplit(url if "://" in url else f"nats://{url}")
-    _, at, host = parts.netloc.rpartition("@")
-    return urlunsplit(parts._replace(netloc=f"***@{host}")) if at else url
+    # Not taken apart as a URL: a password with "/" or "#" would end up in its path.
+    scheme, _, rest = url.rpartition("://")
+    _, at, host = rest.rpartition("@")
+    return f"{scheme or 'nats'}://***@{host}" if at else url

@@ -24,7 +24,7 @@ from ._job import Job
 from ._layout import JobId, Layout, Priority
 from ._queue import Queue, Storage
 from ._results import Outcomes
-from ._retry import DEFAULT_RETRY, NO_RETRY, Retry
+from ._retry import DEFAULT_RETRY, MAX_DELAY, NO_RETRY, Retry
 from ._task import AsyncTask, Call, SyncTask, Task
 from ._worker import Worker
 
@@ -203,6 +203,11 @@ class App:
         def define(function: Callable[..., Any]) -> Task[..., Any]:
             is_async = inspect.iscoroutinefunction(function)
             task_name = name or f"{module_name(function)}.{function.__qualname__}"
+            ttl = self.result_ttl if result_ttl is None else result_ttl
+            if not is_seconds(ttl) or not (timeout is None or is_seconds(timeout)):
+                raise TaskDefinitionError(task_name, "timeout and result_ttl are seconds above 0")
+            if not (retry is False or isinstance(retry, Retry)):  # pyright: ignore[reportUnnecessaryIsInstance]
+                raise TaskDefinitionError(task_name, "retry is a Retry(…), or False")
             if task_name in self.tasks:
                 raise TaskDefinitionError(task_name, "the name is taken; give it name=…")
             if is_async and process:
@@ -218,7 +223,7 @@ class App:
                 retry=retry or NO_RETRY,
                 timeout=timeout,
                 store_result=result,
-                result_ttl=self.result_ttl if result_ttl is None else result_ttl,
+                result_ttl=ttl,
                 process=process,
             )
             self.tasks[task_name] = task
@@ -243,6 +248,9 @@ class App:
             OptionsError: The calls cannot be one atomic batch.
         """
         every, enqueuer = list(calls), self._open_session.enqueuer
+        for one in every:
+            if not isinstance(one, Call):  # pyright: ignore[reportUnnecessaryIsInstance]
+                raise TypeError(f"enqueue_many takes what `task.call(…)` returns, not {one!r}")
         placed = await (
             enqueuer.enqueue_all_or_none(every) if atomic else enqueuer.enqueue_many(every)
         )
@@ -377,6 +385,11 @@ class App:
 
     def _job(self, call: Call[R], placed: Placed) -> Job[R]:
         return Job(self, placed.job, call.task, created=placed.created)
+
+
+def is_seconds(value: Any) -> bool:
+    """Return whether a value is a time that something may take."""
+    return isinstance(value, int | float) and 0 < value <= MAX_DELAY
 
 
 def module_name(function: Callable[..., Any]) -> str:

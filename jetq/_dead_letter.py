@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator
 
 import msgspec
 
-from ipc import JetStream, StoredMessage, SubjectTakenError, encode
+from ipc import JetStream, MessageTooLargeError, StoredMessage, SubjectTakenError, encode
 
 from ._declare import Declarations
 from ._enqueue import must_be_absent
 from ._errors import JobNotRetryableError
-from ._layout import JobId, Layout, Priority
-from ._message import DeadLetter, decode_job
+from ._layout import PRIORITIES, JobId, Layout, Priority
+from ._message import NOT_DECODABLE, DeadLetter, decode_job
 from ._results import Outcomes
 
 __all__ = ["DeadLetters"]
 
 FORGOTTEN = {"attempt", "error", "expires_at", "resent"}
+
+# Settling takes milliseconds; longer, and its worker is gone or has lost the server.
+SETTLE_TIMEOUT = 2.0
 
 
 class DeadLetters:
@@ -34,15 +39,41 @@ class DeadLetters:
 
     async def bury(self, job: JobId, letter: DeadLetter) -> None:
         """Store a dead letter; the same job again replaces it."""
-        await self._jetstream.publish(self._layout.dead(job), letter.body, headers=letter.headers())
+        subject = self._layout.dead(job)
+        try:
+            await self._jetstream.publish(subject, letter.body, headers=letter.headers())
+        except MessageTooLargeError:
+            # Another client's job may fill a message by itself. Its bytes are kept without
+            # a word; the outcome says why it died.
+            await self._jetstream.publish(subject, letter.body)
 
     async def find(self, job_id: str) -> DeadLetter | None:
         """Return the dead letter of a job, or `None`."""
         stored = await self._find(JobId.parse(job_id))
-        return None if stored is None else DeadLetter.read(stored.headers, stored.data)
+        return None if stored is None else self._read(stored)
 
     async def _find(self, job: JobId) -> StoredMessage | None:
         return await self._jetstream.find_last(self._layout.dead_stream, self._layout.dead(job))
+
+    def _read(self, stored: StoredMessage) -> DeadLetter:
+        """Return a stored dead letter; one that says nothing of itself, or nonsense, too."""
+        try:
+            letter = DeadLetter.read(stored.headers, stored.data)
+            if letter.priority in PRIORITIES:
+                return letter
+        except (KeyError, *NOT_DECODABLE):
+            pass
+        job_id = stored.subject.removeprefix(self._layout.dead_letters().removesuffix(">"))
+        return DeadLetter(
+            job_id=job_id,
+            queue=job_id.partition(".")[0],
+            priority=Priority.NORMAL,
+            reason="the dead letter does not say; the job's outcome may",
+            attempts=0,
+            died_at=stored.stored_at,
+            subject=stored.subject,
+            body=stored.data,
+        )
 
     async def list(self, queue: str | None = None) -> AsyncIterator[DeadLetter]:
         """Yield dead letters, oldest first.
@@ -54,7 +85,7 @@ class DeadLetters:
             return
         subject = self._layout.dead_letters(queue)
         async for stored in self._jetstream.scan(self._layout.dead_stream, subject):
-            yield DeadLetter.read(stored.headers, stored.data)
+            yield self._read(stored)
 
     async def retry(self, job_id: str) -> None:
         """Put a dead job back on its queue, as it arrived, with all its attempts before it.
@@ -63,14 +94,16 @@ class DeadLetters:
         queued again, and only then the dead letter is removed.
 
         Raises:
-            JobNotRetryableError: There is no such dead letter.
+            JobNotRetryableError: There is no such dead letter, or the job that it was made
+                of is not settled yet.
         """
         job = JobId.parse(job_id)
         stored = await self._find(job)
         if stored is None:
             raise JobNotRetryableError(job_id, "not among the dead letters")
-        letter = DeadLetter.read(stored.headers, stored.data)
+        letter = self._read(stored)
         await self._declarations.ensure_queue(job.queue)
+        await self._wait_until_settled(job, stored)
         await self._outcomes.forget(job)
         await self._jetstream.purge(self._layout.bucket_stream, self._layout.crashes(job))
         # If somebody else was faster, it is queued, which is what was asked for.
@@ -84,6 +117,23 @@ class DeadLetters:
         await self._jetstream.purge(
             self._layout.dead_stream, self._layout.dead(job), up_to_seq=stored.seq
         )
+
+    async def _wait_until_settled(self, job: JobId, letter: StoredMessage) -> None:
+        """Return once the job that a dead letter was made of is off its queue.
+
+        A letter is stored first; until its job is recorded as failed and removed, the job
+        stands in the way of its own replay, and its outcome would be that of the replay.
+        """
+        stream = self._layout.queue_stream_name(job.queue)
+        deadline = time.monotonic() + SETTLE_TIMEOUT
+        while True:
+            found = await self._jetstream.find_last(stream, self._layout.anywhere(job))
+            # One that is younger than the letter is a replay.
+            if found is None or found.stored_at > letter.stored_at:
+                return
+            if time.monotonic() > deadline:
+                raise JobNotRetryableError(str(job), "not settled yet")
+            await asyncio.sleep(0.05)
 
     async def purge(self, *, job_id: str | None = None, queue: str | None = None) -> int:
         """Throw dead letters away: one, a queue's, or all; return how many."""
@@ -99,7 +149,7 @@ def revived(body: bytes) -> bytes:
     """
     try:
         decode_job(body)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except NOT_DECODABLE:
         return body
     fields = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
     kept = {name: value for name, value in fields.items() if name not in FORGOTTEN}

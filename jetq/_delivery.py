@@ -11,7 +11,7 @@ from ipc import Pulled
 
 from ._errors import TaskArgumentError, UnknownTaskError
 from ._layout import NO_KEY, JobId, Layout, Priority
-from ._message import JobMessage, decode_job
+from ._message import NOT_DECODABLE, JobMessage, decode_job, shortened
 from ._retry import NO_RETRY, Retry
 from ._task import Task
 
@@ -21,7 +21,7 @@ __all__ = ["Attempt", "Delivery", "Unreadable", "read"]
 class Delivery:
     """One handing-over of a job, held by this worker until it is settled."""
 
-    __slots__ = ("doubtful", "epoch", "job", "priority", "pulled", "renewed_at")
+    __slots__ = ("doubtful", "epoch", "job", "misplaced", "priority", "pulled", "renewed_at")
 
     def __init__(
         self, pulled: Pulled, job: JobId, priority: Priority, now: float, epoch: int
@@ -35,6 +35,8 @@ class Delivery:
         """When the lease last began, by the event loop's clock."""
         self.doubtful = False
         """Whether the server may have forgotten that it was handed over before."""
+        self.misplaced = False
+        """Whether its subject is not that of a job."""
 
     @property
     def is_first(self) -> bool:
@@ -76,25 +78,30 @@ def accept(pulled: Pulled, queue: str, now: float, epoch: int) -> Delivery:
     A subject that no jetq wrote still gets a job id, so that it can be dead-lettered.
     """
     known = Layout.parse(pulled.subject)
-    if known is None:
-        known = JobId(queue, NO_KEY, f"seq-{pulled.stream_seq}"), Priority.NORMAL
-    return Delivery(pulled, *known, now, epoch)
+    if known is not None:
+        return Delivery(pulled, *known, now, epoch)
+    job = JobId(queue, NO_KEY, f"seq-{pulled.stream_seq}-{pulled.stored_at_ns}")
+    delivery = Delivery(pulled, job, Priority(pulled.consumer), now, epoch)
+    delivery.misplaced = True
+    return delivery
 
 
 def read(delivery: Delivery, tasks: Mapping[str, Task[..., Any]]) -> Attempt | Unreadable:
     """Return the attempt that a delivery asks for. Nothing from the wire is trusted:
     names are looked up among the known tasks, arguments are checked against their types.
     """
+    if delivery.misplaced:
+        # Not run under the id it was given instead, which nobody can find it by.
+        return Unreadable(f"{shortened(delivery.pulled.subject)!r} is not the subject of a job")
     try:
         message = decode_job(delivery.pulled.data)
-    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
-        return Unreadable(f"the body is not a job: {exc}")
-    task = tasks.get(message.task)
+    except NOT_DECODABLE as exc:
+        return Unreadable(shortened(f"the body is not a job: {exc}"))
+    name, task = shortened(message.task), tasks.get(message.task)
     if task is None:
-        problem = UnknownTaskError(message.task, tuple(tasks))
-        return Unreadable(str(problem), message.task, message.attempt)
+        return Unreadable(str(UnknownTaskError(name, tuple(tasks))), name, message.attempt)
     try:
         args, kwargs = task.signature.decode(message.args)
     except TaskArgumentError as exc:
-        return Unreadable(str(exc), message.task, message.attempt)
+        return Unreadable(shortened(str(exc)), name, message.attempt)
     return Attempt(task, message, args, kwargs)

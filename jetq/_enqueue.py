@@ -34,7 +34,7 @@ from ipc import (
 
 from ._errors import EnqueueError, EnqueueManyError, JetqError, JobExistsError, OptionsError
 from ._layout import NO_KEY, JobId, Layout, key_token, new_token
-from ._message import HEADROOM, JobMessage, decode_job
+from ._message import HEADROOM, NOT_DECODABLE, JobMessage, decode_job
 from ._task import Call
 
 __all__ = ["Draft", "Enqueuer", "draft", "schedule_headers"]
@@ -144,7 +144,7 @@ def _has_run(body: bytes) -> bool:
     """Return whether a scheduled job is the copy that a retry or a snooze left."""
     try:
         return decode_job(body).error is not None
-    except msgspec.DecodeError:
+    except NOT_DECODABLE:
         return False
 
 

@@ -97,7 +97,8 @@ class Executor:
             return Completed(task.signature.encode_result(result))  # pyright: ignore[reportPossiblyUnboundVariable]
         except Exception as exc:
             return outcome_of(exc, attempt)
-        except SystemExit as exc:
+        except (SystemExit, KeyboardInterrupt) as exc:
+            # Raised by the task: a signal to this process is not handled inside of one.
             return Failed(describe(exc))
 
     async def _call(self, attempt: Attempt, context: JobContext) -> Any:

@@ -18,7 +18,7 @@ from ._errors import (
     ResultNotStoredError,
 )
 from ._layout import JobId
-from ._message import ErrorInfo, JobMessage, OutcomeRecord, Status, decode_job
+from ._message import NOT_DECODABLE, ErrorInfo, JobMessage, OutcomeRecord, Status, decode_job
 
 if TYPE_CHECKING:
     from ._app import App
@@ -205,7 +205,7 @@ class Job(Generic[R]):
             return None
         try:
             message = decode_job(found.data)
-        except msgspec.DecodeError as exc:
+        except NOT_DECODABLE as exc:
             message = JobMessage(task="", error=ErrorInfo(f"cannot be decoded: {exc}"))
         status: Status
         if found.subject == app.layout.later(*known):
@@ -251,4 +251,8 @@ class Job(Generic[R]):
 
 def _due_at(headers: Mapping[str, str] | None) -> datetime | None:
     schedule = headers.get("Nats-Schedule", "") if headers else ""
-    return datetime.fromisoformat(schedule.removeprefix("@at ")) if schedule else None
+    try:
+        return datetime.fromisoformat(schedule.removeprefix("@at "))
+    except ValueError:
+        # None, or another kind of schedule, which jetq does not use for jobs.
+        return None

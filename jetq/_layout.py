@@ -19,7 +19,7 @@ import re
 import secrets
 from typing import NamedTuple
 
-from ipc import ConsumerConfig, InvalidNameError, StreamConfig, check_name
+from ipc import MAX_NAME_LENGTH, ConsumerConfig, InvalidNameError, StreamConfig, check_name
 
 from ._errors import InvalidJobIdError
 from ._queue import Queue, Storage
@@ -44,6 +44,11 @@ PRIORITIES = tuple(Priority)
 
 # Five times as fast as `Priority(name)`, and asked for every job.
 BY_NAME = {priority.value: priority for priority in PRIORITIES}
+
+_NAME = rf"[A-Za-z0-9_=-]{{1,{MAX_NAME_LENGTH}}}"
+_JOB_SUBJECT = re.compile(
+    rf"jetq\.{_NAME}\.(?:task|later)\.({_NAME})\.({'|'.join(BY_NAME)})\.(~?{_NAME})\.({_NAME})"
+)
 
 
 class JobId(NamedTuple):
@@ -142,14 +147,16 @@ class Layout:
 
     @staticmethod
     def parse(subject: str) -> tuple[JobId, Priority] | None:
-        """Return the job and priority of a `task` or `later` subject, if it is one."""
-        tokens = subject.split(".")
-        if len(tokens) != 7:
+        """Return the job and priority of a `task` or `later` subject, if it is one.
+
+        The server also stores messages on subjects that look like wildcards. Taken for a
+        job's, they would stand for every other job in what is looked up and removed.
+        """
+        found = _JOB_SUBJECT.fullmatch(subject)
+        if found is None:
             return None
-        try:
-            return JobId(tokens[3], tokens[5], tokens[6]), BY_NAME[tokens[4]]
-        except KeyError:
-            return None
+        queue, priority, key, token = found.groups()
+        return JobId(queue, key, token), BY_NAME[priority]
 
     # -- streams and consumers ------------------------------------------------------------
 

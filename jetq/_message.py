@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -23,6 +23,15 @@ errors, the headers of a schedule, those of a dead letter."""
 
 DEAD_LETTER_HEADER = "Jetq-Dead-Letter"
 
+MAX_TEXT = 8_192
+"""Characters of what is said of an error: it goes where the job goes, which has a limit."""
+
+NOT_DECODABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What the decoders raise for bytes that are not what they should be."""
+
+# Compared with the clock; a time without a zone would be somebody's guess.
+Moment = Annotated[datetime, msgspec.Meta(tz=True)]
+
 Status = Literal[
     "pending",
     "scheduled",
@@ -33,7 +42,16 @@ Status = Literal[
     "cancelled",
     "expired",
 ]
-"""Where a job is. The last four are final and recorded; the others follow from where it lies."""
+"""Where a job is. `processing` is delivered and not settled, also if it was given back since
+and not taken again. The last four are final and recorded; the others follow from where it lies."""
+
+
+def shortened(text: str) -> str:
+    """Return a text that can be stored: of bounded length, and made of characters only.
+
+    Names of files and what programs print may have bytes that are none (`os.fsdecode`).
+    """
+    return text[:MAX_TEXT].encode(errors="backslashreplace").decode()
 
 
 class ErrorInfo(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -44,6 +62,11 @@ class ErrorInfo(msgspec.Struct, frozen=True, omit_defaults=True):
     """`module.Class` of the exception; "" where there was none."""
     traceback: str = ""
 
+    def __post_init__(self) -> None:
+        # Here, because whatever an error says must not keep its job from being settled.
+        for name in self.__struct_fields__:
+            msgspec.structs.force_setattr(self, name, shortened(getattr(self, name)))
+
 
 class JobMessage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """A job as stored on the stream."""
@@ -52,10 +75,10 @@ class JobMessage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, 
     """The task's name, looked up among those the worker knows."""
     args: msgspec.Raw = msgspec.Raw(b"{}")
     """An object: parameter name to argument, defaults left out."""
-    enqueued_at: datetime | None = None
+    enqueued_at: Moment | None = None
     """UTC, from the enqueuer's clock; may run ahead of the worker's."""
-    attempt: int = 1
-    expires_at: datetime | None = None
+    attempt: Annotated[int, msgspec.Meta(ge=1, le=2**53)] = 1
+    expires_at: Moment | None = None
     """Dropped as `expired` if not started by then."""
     timeout: float | None = None
     """Seconds a run may take, instead of the task's own."""
@@ -106,12 +129,14 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     def headers(self) -> dict[str, str]:
         """Return the header that goes with the body: JSON in ASCII."""
-        shown = msgspec.structs.replace(self, body=b"")
+        shown = msgspec.structs.replace(self, body=b"", reason=shortened(self.reason))
         said = json.dumps(msgspec.to_builtins(shown))
         if len(said) > HEADROOM // 2:
             # A traceback in a script that ASCII spells out; the end says most.
-            shortened = ErrorInfo(self.reason[:500], self.error.kind if self.error else "")
-            shown = msgspec.structs.replace(shown, reason=self.reason[:500], error=shortened)
+            brief = ErrorInfo(shown.reason[:500], self.error.kind[:500] if self.error else "")
+            shown = msgspec.structs.replace(
+                shown, task=self.task[:500], reason=brief.message, error=brief
+            )
             said = json.dumps(msgspec.to_builtins(shown))
         return {DEAD_LETTER_HEADER: said}
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import random
 import sys
 
 import msgspec
 
-__all__ = ["Retry"]
+__all__ = ["MAX_DELAY", "Retry"]
+
+MAX_DELAY = 100 * 365.25 * 86_400
+"""Seconds, a hundred years: so that every delay leads to a time that can be written."""
 
 
 class Retry(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,8 +42,10 @@ class Retry(msgspec.Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         if self.max_attempts < 1 or self.max_crashes < 1:
             raise ValueError("Retry: max_attempts and max_crashes are at least 1")
-        if self.base_delay < 0 or self.max_delay < 0 or self.multiplier < 1:
-            raise ValueError("Retry: delays are not negative and multiplier is at least 1")
+        if not (0 <= self.base_delay <= MAX_DELAY and 0 <= self.max_delay <= MAX_DELAY):
+            raise ValueError("Retry: delays are not negative, and at most 100 years")
+        if not 1 <= self.multiplier < math.inf:
+            raise ValueError("Retry: multiplier is a number of at least 1")
 
     def covers(self, error: BaseException) -> bool:
         """Return whether a job that raised `error` may be run again."""

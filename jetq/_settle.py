@@ -147,6 +147,15 @@ class Settler:
                 lambda: self._jetstream.publish(subject, encode(copy), headers={**headers, **ours}),
             )
         await self._surely(delivery, lambda: self._feed.ack(delivery))
+        log.info(
+            "job will run again",
+            job_id=str(delivery.job),
+            task=attempt.task.name,
+            attempt=settlement.attempt,
+            delay=round(settlement.delay, 3),
+            error=settlement.error.kind,
+            reason=settlement.error.message,
+        )
 
     async def _bury(
         self,
@@ -178,7 +187,13 @@ class Settler:
         if not await self._record_outcome(delivery, attempt, record):
             await self._withdraw(delivery)
         await self._remove(delivery)
-        log.warning("job is dead", job_id=str(job), task=task, reason=settlement.reason)
+        log.warning(
+            "job is dead",
+            job_id=str(job),
+            task=task,
+            reason=settlement.reason,
+            **({"error": error.kind, "exception": error.traceback} if error else {}),
+        )
 
     async def _withdraw(self, delivery: Delivery) -> None:
         """Take a dead letter back if the job has ended well by another delivery."""
@@ -241,7 +256,8 @@ class Settler:
                 # A stream in memory is gone after its server was restarted; one on several
                 # servers has no leader for some seconds.
                 stream_missing = True
-            except (UnconfirmedError, ServerUnavailableError) as exc:
-                log.debug("settling is waiting for the server", reason=str(exc))
+            except (UnconfirmedError, ServerUnavailableError):
+                # That the server is away is logged by the connection, once for all jobs.
+                pass
             await asyncio.sleep(pause)
             pause = min(pause * 2, LAST_PAUSE)

@@ -85,6 +85,10 @@ class Signature:
             decoded = self._decode_arguments(raw)
         except msgspec.DecodeError as exc:
             raise self._argument_error(exc) from exc
+        except Exception as exc:
+            # What a type of the user's raises while it is made, or JSON nested too deeply.
+            problem = f"cannot be decoded: {type(exc).__name__}: {exc}"
+            raise TaskArgumentError(self.task, problem) from exc
         given = {
             name: value
             for name in decoded.__struct_fields__

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from ._retry import MAX_DELAY
+
 __all__ = ["Reject", "RetryAfter", "Snooze", "Steering"]
 
 
@@ -27,7 +29,7 @@ class RetryAfter(Steering):
         super().__init__(reason)
         # What a process pool makes it anew from.
         self.args = delay, reason
-        self.delay = delay
+        self.delay = checked(delay)
 
 
 class Snooze(Steering):
@@ -40,8 +42,15 @@ class Snooze(Steering):
         super().__init__(reason)
         # What a process pool makes it anew from.
         self.args = delay, reason
-        self.delay = delay
+        self.delay = checked(delay)
 
 
 class Reject(Steering):
     """This job cannot succeed: make it a dead letter now, whatever attempts are left."""
+
+
+def checked(delay: float) -> float:
+    """Return a delay that can be kept; another one is an error of the task, at its line."""
+    if not 0 <= delay <= MAX_DELAY:
+        raise ValueError(f"a delay is from 0 to 100 years, in seconds, not {delay}")
+    return delay

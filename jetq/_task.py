@@ -13,8 +13,8 @@ from typing_extensions import TypedDict
 from ipc import check_name
 
 from ._errors import OptionsError
-from ._layout import JobId, Priority, key_token
-from ._retry import Retry
+from ._layout import PRIORITIES, JobId, Priority, key_token
+from ._retry import MAX_DELAY, Retry
 from ._signature import Signature
 
 if TYPE_CHECKING:
@@ -68,7 +68,21 @@ class JobOptions(msgspec.Struct, frozen=True, kw_only=True):
     headers: dict[str, str] = {}
 
     def problem(self) -> str | None:
-        """Return what is wrong with these options, if anything."""
+        """Return what is wrong with these options, if anything.
+
+        Types are looked at too: who runs no type checker shall not find out from a worker.
+        """
+        for name, text in (("unique", self.unique), ("debounce", self.debounce)):
+            if text is not None and not (isinstance(text, str) and text):  # pyright: ignore[reportUnnecessaryIsInstance]
+                return f"{name} is a text that is not empty, not {text!r}"
+        for name, value in (("delay", self.delay), ("expires", self.expires)):
+            seconds = value.total_seconds() if isinstance(value, timedelta) else value
+            if seconds is None or (name == "expires" and isinstance(seconds, datetime)):
+                continue
+            if not isinstance(seconds, int | float) or not 0 <= seconds <= MAX_DELAY:  # pyright: ignore[reportUnnecessaryIsInstance]
+                return f"{name} is 0 to 100 years, in seconds, not {value!r}"
+        if not all(isinstance(part, str) for pair in self.headers.items() for part in pair):  # pyright: ignore[reportUnnecessaryIsInstance]
+            return "headers are texts, names and values"
         if self.delay is not None and self.eta is not None:
             return "delay and eta exclude each other"
         if self.eta is not None and self.eta.tzinfo is None:
@@ -80,8 +94,10 @@ class JobOptions(msgspec.Struct, frozen=True, kw_only=True):
                 return "debounce needs a delay: how long to wait for the next call"
             if self.unique is not None or self.id is not None:
                 return "debounce decides on key and id by itself; leave out unique and id"
-        if self.timeout is not None and self.timeout <= 0:
+        if self.timeout is not None and not 0 < self.timeout <= MAX_DELAY:
             return "timeout is a positive number of seconds"
+        if self.priority is not None and self.priority not in PRIORITIES:
+            return f"priority is {', '.join(PRIORITIES[:-1])} or {PRIORITIES[-1]}"
         if self.on_conflict not in ("return", "raise"):
             return "on_conflict is 'return' or 'raise'"
         return None

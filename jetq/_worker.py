@@ -162,7 +162,12 @@ class Worker:
         app = self.app
         unsubscribe = app.connection.on_reconnect(self._on_reconnect)
         commands = await app.connection.subscribe(app.layout.control("cancel"), self._on_cancel)
-        log.info("worker started", worker=self.name, queues=self.queues, slots=self.concurrency)
+        log.info(
+            "worker started",
+            worker=self.name,
+            queues=", ".join(self.queues),
+            slots=self.concurrency,
+        )
         try:
             async with anyio.create_task_group() as group:
                 self._group = group
@@ -181,6 +186,12 @@ class Worker:
                 await self._feed.close()
                 await self._give_back_waiting()
                 await commands.close()
+            if not app.connection.is_connected:
+                log.warning(
+                    "stopped without the server: what is not settled is delivered again "
+                    "when its lease runs out",
+                    worker=self.name,
+                )
             log.info("worker stopped", worker=self.name, **msgspec.to_builtins(self.stats))
 
     def stop(self) -> None:

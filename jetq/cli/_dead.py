@@ -8,12 +8,11 @@ from typing import Annotated
 
 import typer
 
-from jetq._app import App
 from jetq._message import DeadLetter
 
 from ._errors import NoDeadLetterError
 from ._jobs import IdArgument, in_words, moment, print_traceback
-from ._load import name_or_load_app
+from ._load import open_app
 from ._logging import LogLevel, configure_logging
 from ._options import AppOption, JsonOption, QueueOption
 from ._output import note, print_fields, print_json, print_table, say, since
@@ -26,7 +25,7 @@ group = typer.Typer(name="dead", help="Look at dead letters, run them again, thr
 MAX_ROWS = 200
 
 MaybeIdArgument = Annotated[
-    str | None, typer.Argument(metavar="[ID]", help="One job's.", show_default=False)
+    str | None, typer.Argument(metavar="ID", help="One job's.", show_default=False)
 ]
 AllOption = Annotated[bool, typer.Option("--all", help="All of the app's.")]
 
@@ -40,7 +39,7 @@ def prepare() -> None:
 @group.command("list")
 def list_(app: AppOption, queue: QueueOption = None, json: JsonOption = False) -> None:
     """List dead letters, oldest first; with --json one a line, all of them."""
-    asyncio.run(print_letters(name_or_load_app(app), queue, json))
+    asyncio.run(print_letters(app, queue, json))
 
 
 @group.command()
@@ -53,7 +52,7 @@ def show(
     ] = False,
 ) -> None:
     """Show one dead letter: why it died, and the job as it arrived."""
-    letter = asyncio.run(find_letter(name_or_load_app(app), id))
+    letter = asyncio.run(find_letter(app, id))
     if raw:
         sys.stdout.buffer.write(letter.body)
     elif json:
@@ -72,7 +71,7 @@ def retry(
 ) -> None:
     """Put dead jobs back on their queues, with all their attempts before them."""
     check_choice(id, queue, all)
-    retried = asyncio.run(retry_letters(name_or_load_app(app), id, queue))
+    retried = asyncio.run(retry_letters(app, id, queue))
     if json:
         print_json({"retried": retried})
     else:
@@ -94,10 +93,12 @@ def purge(
         typer.confirm(f"Throw away {what} of app {app!r}?", abort=True, err=True)
 
     async def ask() -> int:
-        async with name_or_load_app(app) as opened:
+        async with open_app(app) as opened:
             return await opened.dead_letters.purge(job_id=id, queue=queue)
 
     purged = asyncio.run(ask())
+    if id is not None and not purged:
+        raise NoDeadLetterError(id)
     if json:
         print_json({"purged": purged})
     else:
@@ -122,22 +123,22 @@ def counted(number: int) -> str:
     return f"{number} dead letter{'' if number == 1 else 's'}"
 
 
-async def find_letter(app: App, id: str) -> DeadLetter:
+async def find_letter(place: str, id: str) -> DeadLetter:
     """Return a job's dead letter.
 
     Raises:
         NoDeadLetterError: It has none.
     """
-    async with app:
+    async with open_app(place) as app:
         letter = await app.dead_letters.find(app.job(id).id)
     if letter is None:
         raise NoDeadLetterError(id)
     return letter
 
 
-async def retry_letters(app: App, id: str | None, queue: str | None) -> list[str]:
+async def retry_letters(place: str, id: str | None, queue: str | None) -> list[str]:
     """Put dead jobs back; return their ids."""
-    async with app:
+    async with open_app(place) as app:
         # All ids first: a letter that dies again at once is not put back twice.
         letters = app.dead_letters.list(queue)
         ids = [id] if id is not None else [letter.job_id async for letter in letters]
@@ -146,10 +147,10 @@ async def retry_letters(app: App, id: str | None, queue: str | None) -> list[str
     return ids
 
 
-async def print_letters(app: App, queue: str | None, as_json: bool) -> None:
+async def print_letters(place: str, queue: str | None, as_json: bool) -> None:
     """Print dead letters as a table, or as lines of JSON."""
     rows: list[list[str]] = []
-    async with app:
+    async with open_app(place) as app:
         async for letter in app.dead_letters.list(queue):
             if as_json:
                 print_json(letter)

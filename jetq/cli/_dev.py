@@ -14,7 +14,7 @@ from jetq._supervisor import Supervisor
 from ._logging import LogLevel, configure_logging
 from ._options import AppArgument
 from ._output import note
-from ._server import PortOption, local_server
+from ._server import PortOption, alone_in, local_server
 from ._stop import on_stop_signal
 from ._worker import (
     ConcurrencyOption,
@@ -65,7 +65,7 @@ async def develop(server: LocalServer, supervisor: Supervisor) -> None:
         supervisor.kill()
         server.kill()
 
-    with on_stop_signal(supervisor.stop, kill=kill):
+    with alone_in(server.data_dir), on_stop_signal(supervisor.stop, kill=kill):
         async with server:
             note(f"nats-server at {server.url}, data in {server.data_dir}; Ctrl-C stops both")
             await supervisor.run()

@@ -10,7 +10,7 @@ import msgspec
 import typer
 
 from jetq._app import App
-from jetq._errors import JobNotCompletedError, ResultNotStoredError
+from jetq._errors import JobNotCompletedError, ResultNotStoredError, ResultTimeoutError
 from jetq._job import Job, JobInfo
 from jetq._layout import Priority
 from jetq._task import Call, Options, Task
@@ -39,7 +39,8 @@ class Enqueued(msgspec.Struct, omit_defaults=True):
 def enqueue(
     app: AppArgument,
     task: Annotated[
-        str, typer.Argument(help="A task's name, or its last part.", show_default=False)
+        str,
+        typer.Argument(metavar="TASK", help="A task's name, or its last part.", show_default=False),
     ],
     args: Annotated[
         str,
@@ -130,11 +131,12 @@ async def place(app: App, call: Call[Any], wait: float | None, as_json: bool) ->
             say(job.id)
             if not enqueued.created:
                 note("this job was there already")
-        if wait is None:
-            failure = None
-        elif (failure := await failure_of(job, wait)) is not None and not as_json:
-            raise failure
-        else:
+        failure = None if wait is None else await failure_of(job, wait)
+        if failure is not None:
+            if not as_json:
+                raise failure
+            note(f"jetq: {failure}", style="red")
+        if wait is not None:
             enqueued.outcome = await job.info()
         if as_json:
             print_json(enqueued)
@@ -143,10 +145,12 @@ async def place(app: App, call: Call[Any], wait: float | None, as_json: bool) ->
         return failure is None
 
 
-async def failure_of(job: Job[Any], timeout: float) -> JobNotCompletedError | None:
-    """Wait until a job ended; return how, unless it completed."""
+async def failure_of(
+    job: Job[Any], timeout: float
+) -> JobNotCompletedError | ResultTimeoutError | None:
+    """Wait until a job ended; return why there is no result, if there is none."""
     try:
         await job.result(timeout)
-    except JobNotCompletedError as exc:
+    except (JobNotCompletedError, ResultTimeoutError) as exc:
         return exc
     return None

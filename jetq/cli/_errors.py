@@ -5,6 +5,7 @@ JetqError
 ├── AppBrokenError        the app's module raises when it is imported
 ├── ExtraMissingError     an option needs a package that is not installed
 ├── PortTakenError        another program listens where we should
+├── DataDirTakenError     another server keeps its data where ours would
 ├── LocalServerEndedError a nats-server of ours is gone
 ├── TaskAmbiguousError    several tasks have the name that was given
 └── NoDeadLetterError     a job is not among the dead letters
@@ -19,7 +20,9 @@ from jetq._errors import JetqError
 
 __all__ = [
     "AppBrokenError",
+    "AppEmptyError",
     "AppNotFoundError",
+    "DataDirTakenError",
     "ExtraMissingError",
     "LocalServerEndedError",
     "NoDeadLetterError",
@@ -38,6 +41,21 @@ class AppNotFoundError(JetqError):
 
     def __str__(self) -> str:
         return f"no app at {self.place!r}: {self.reason}"
+
+
+class AppEmptyError(JetqError):
+    """An app has nothing on the server."""
+
+    def __init__(self, app: str, servers: str) -> None:
+        super().__init__(app, servers)
+        self.app = app
+        self.servers = servers
+
+    def __str__(self) -> str:
+        return (
+            f"app {self.app!r} has nothing at {self.servers}: no job was ever enqueued, "
+            "or the app or the server is named wrong"
+        )
 
 
 class AppBrokenError(JetqError):
@@ -78,7 +96,21 @@ class PortTakenError(JetqError):
     def __str__(self) -> str:
         return (
             f"cannot listen on {self.host}:{self.port} ({self.reason}); "
-            f"choose another port with {self.option}"
+            f"choose another {self.option.rpartition('-')[2]} with {self.option}"
+        )
+
+
+class DataDirTakenError(JetqError):
+    """Another nats-server that was started by jetq keeps its data in a directory."""
+
+    def __init__(self, data_dir: Path) -> None:
+        super().__init__(data_dir)
+        self.data_dir = data_dir
+
+    def __str__(self) -> str:
+        return (
+            f"a nats-server keeps its data in {str(self.data_dir)!r} already; use that one, "
+            "or choose another directory with --data-dir"
         )
 
 

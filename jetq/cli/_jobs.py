@@ -12,7 +12,7 @@ import typer
 from jetq._job import JobInfo
 from jetq._message import ErrorInfo
 
-from ._load import name_or_load_app
+from ._load import open_app
 from ._logging import LogLevel, configure_logging
 from ._options import AppOption, JsonOption
 from ._output import note, print_fields, print_json, say, since
@@ -35,7 +35,7 @@ def show(id: IdArgument, app: AppOption, json: JsonOption = False) -> None:
     """Show where a job is and what became of it."""
 
     async def ask() -> JobInfo:
-        async with name_or_load_app(app) as opened:
+        async with open_app(app) as opened:
             return await opened.job(id).info()
 
     info = asyncio.run(ask())
@@ -50,7 +50,7 @@ def cancel(id: IdArgument, app: AppOption, json: JsonOption = False) -> None:
     """Cancel a job that waits or runs; exit with 1 if it had ended before."""
 
     async def ask() -> bool:
-        async with name_or_load_app(app) as opened:
+        async with open_app(app) as opened:
             return await opened.job(id).cancel()
 
     cancelled = asyncio.run(ask())
@@ -69,7 +69,7 @@ def retry(id: IdArgument, app: AppOption, json: JsonOption = False) -> None:
     """Put a failed job back on its queue, with all its attempts before it."""
 
     async def ask() -> None:
-        async with name_or_load_app(app) as opened:
+        async with open_app(app) as opened:
             await opened.job(id).retry()
 
     asyncio.run(ask())

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import sys
 import traceback
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +14,9 @@ import typer
 
 from jetq._app import App
 
-from ._errors import AppBrokenError, AppNotFoundError
+from ._errors import AppBrokenError, AppEmptyError, AppNotFoundError
 
-__all__ = ["load_app", "name_or_load_app"]
+__all__ = ["load_app", "open_app"]
 
 MAX_TRACE_LINES = 8
 
@@ -32,6 +34,10 @@ def load_app(place: str) -> App:
         raise typer.BadParameter(
             f"{place!r} is not written as MODULE:APP, such as shop.tasks:app for "
             "`app = App(…)` in shop/tasks.py"
+        )
+    if module_name.startswith((".", "/")):
+        raise AppNotFoundError(
+            place, "a module is named as it is imported, such as shop.tasks, from the folder above"
         )
     here = str(Path.cwd())
     if here not in sys.path:
@@ -56,6 +62,19 @@ def name_or_load_app(place: str) -> App:
     That is enough to look at jobs and to steer them; it creates nothing on the server.
     """
     return load_app(place) if ":" in place else App(place, declare=False)
+
+
+@asynccontextmanager
+async def open_app(place: str) -> AsyncGenerator[App]:
+    """Connect the app that `module:app` or a bare name names, to look at what it has stored.
+
+    Raises:
+        AppEmptyError: It has nothing on the server: most likely the name is wrong.
+    """
+    async with name_or_load_app(place) as app:
+        if await app.jetstream.find_stream(app.layout.results_stream) is None:
+            raise AppEmptyError(app.name, app.settings.shown_servers)
+        yield app
 
 
 def import_module(place: str, name: str) -> Any:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import socket
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -13,11 +16,11 @@ import typer
 
 from ipc import LocalServer
 
-from ._errors import LocalServerEndedError, PortTakenError
+from ._errors import DataDirTakenError, LocalServerEndedError, PortTakenError
 from ._output import note
 from ._stop import on_stop_signal
 
-__all__ = ["HOST", "PortOption", "local_server", "server"]
+__all__ = ["HOST", "PortOption", "alone_in", "local_server", "server"]
 
 HOST = "127.0.0.1"
 
@@ -49,14 +52,31 @@ def local_server(data_dir: Path, port: int) -> LocalServer:
     return LocalServer(data_dir=data_dir.resolve(), port=port)
 
 
+@contextmanager
+def alone_in(data_dir: Path) -> Generator[None]:
+    """Keep other servers out of a data directory: two in one destroy its streams.
+
+    Raises:
+        DataDirTakenError: One is there already.
+    """
+    data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with (data_dir / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise DataDirTakenError(data_dir) from None
+        yield
+
+
 async def serve(server: LocalServer) -> None:
     """Run a server until a signal comes.
 
     Raises:
+        DataDirTakenError: Another one keeps its data where this one would.
         LocalServerEndedError: It ended by itself.
     """
     stopping = asyncio.Event()
-    with on_stop_signal(stopping.set, kill=server.kill):
+    with alone_in(server.data_dir), on_stop_signal(stopping.set, kill=server.kill):
         async with server:
             note(f"nats-server at {server.url}, data in {server.data_dir}; Ctrl-C stops it")
             while not stopping.is_set():

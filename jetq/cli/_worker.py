@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import errno
 import importlib.util
+import math
 import os
 import socket
 import sys
@@ -15,6 +17,7 @@ from typing import Annotated
 
 import anyio
 import msgspec
+import structlog
 import typer
 
 from ipc import Settings
@@ -41,6 +44,9 @@ __all__ = [
 
 # What a worker needs beyond its grace period to give jobs back and to disconnect.
 LEAVE = 10.0
+MAX_PORT = 65_535
+
+log = structlog.stdlib.get_logger("jetq")
 
 QueuesOption = Annotated[
     str | None,
@@ -124,7 +130,7 @@ def worker(
         int | None,
         typer.Option(
             min=1,
-            max=65_535,
+            max=MAX_PORT,
             help="Answer /livez and /readyz here; the second process on the next port, …",
             show_default=False,
         ),
@@ -160,6 +166,10 @@ def worker(
         raise ExtraMissingError("--reload", "reload")
     if own_stdin:
         stop_with_stdin(grace + LEAVE)
+    if health_port is not None and health_port + processes - 1 > MAX_PORT:
+        raise typer.BadParameter(
+            f"{processes} processes need as many ports, and there are none above {MAX_PORT}"
+        )
     if processes == 1 and not reload:
         run_here(options, supervised=own_stdin)
         return
@@ -200,8 +210,12 @@ def make_worker(options: WorkerOptions) -> Worker:
     if options.servers is not None:
         use_servers(app, options.servers)
     try:
+        queues = parse_queues(options.queues)
+        for queue in queues or {}:
+            if queue not in app.queue_names:
+                log.warning("no task of the app uses this queue", queue=queue, app=app.name)
         return app.worker(
-            queues=parse_queues(options.queues),
+            queues=queues,
             concurrency=options.concurrency,
             grace=options.grace,
             name=options.name,
@@ -220,7 +234,7 @@ def parse_queues(text: str | None) -> dict[str, float] | None:
     """Return queues and their weights of `mail,images:3`.
 
     Raises:
-        ValueError: A weight is not a number.
+        ValueError: No queue is named, or a weight is not a number.
     """
     if text is None:
         return None
@@ -231,6 +245,10 @@ def parse_queues(text: str | None) -> dict[str, float] | None:
             weights[name] = float(weight or 1)
         except ValueError:
             raise ValueError(f"weight {weight!r} of queue {name!r} is not a number") from None
+        if not math.isfinite(weights[name]):
+            raise ValueError(f"weight {weight!r} of queue {name!r} is not a finite number")
+    if not weights:
+        raise ValueError(f"--queues {text!r} names no queue; leave it out to work on all")
     return weights
 
 
@@ -271,7 +289,10 @@ def health_checks(worker: Worker, host: str, port: int | None) -> AbstractAsyncC
     try:
         listener = socket.create_server((host, port), family=family)
     except OSError as exc:
-        raise PortTakenError(host, port, os.strerror(exc.errno or 0), "--health-port") from None
+        at_fault = "port" if exc.errno in (errno.EADDRINUSE, errno.EACCES) else "host"
+        # Python appends the address, which the error names anyway.
+        reason = str(exc.strerror).partition(" (while")[0]
+        raise PortTakenError(host, port, reason, f"--health-{at_fault}") from None
     return serve_health(worker, listener)
 
 

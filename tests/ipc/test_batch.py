@@ -132,3 +132,19 @@ async def test_number_of_an_atomic_batch_is_limited(jetstream, stream, count):
     """The server's limit is checked before anything is sent."""
     with pytest.raises(ValueError, match="1 to 1000"):
         await publish_atomically(jetstream, messages(stream, count))
+
+
+async def test_atomic_batch_with_a_gap_is_unconfirmed(jetstream, stream, monkeypatch):
+    """A message lost on the way is no refusal: nothing is stored, and it can be sent again."""
+    publish, lost = jetstream.connection.publish, f"{stream}.1"
+
+    async def publish_most(subject, *args, **options):
+        if subject != lost:
+            await publish(subject, *args, **options)
+
+    monkeypatch.setattr(jetstream.connection, "publish", publish_most)
+    messages = [Outgoing(f"{stream}.{number}", b"") for number in range(3)]
+
+    with pytest.raises(BatchBrokenError, match="incomplete"):
+        await publish_atomically(jetstream, messages)
+    assert await jetstream.find_last(stream, f"{stream}.>") is None

@@ -8,6 +8,7 @@ from ipc import (
     Connection,
     ConnectionLostError,
     LocalServer,
+    LoginRefusedError,
     Message,
     MessageTooLargeError,
     NoResponderError,
@@ -218,3 +219,19 @@ async def test_closing_ends_what_waits(server_url, namespace):
 
     with pytest.raises(ConnectionLostError):
         await asyncio.wait_for(request, 5)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [(None, "cannot be read"), ("not credentials\n", "lacks a user JWT")],
+)
+async def test_credentials_that_are_none_are_refused_at_once(server_url, tmp_path, content, reason):
+    """A missing or broken credentials file is an error that names it, not a time-out."""
+    path = tmp_path / "user.creds"
+    if content is not None:
+        path.write_text(content)
+
+    with pytest.raises(LoginRefusedError, match=reason) as caught:
+        await Connection(Settings.load(server_url, credentials=path)).open()
+
+    assert str(path) in str(caught.value)

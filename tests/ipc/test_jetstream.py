@@ -11,6 +11,7 @@ from ipc import (
     Settings,
     StreamConfig,
     SubjectTakenError,
+    TemporarilyUnavailableError,
 )
 
 
@@ -164,3 +165,23 @@ async def test_refusal_carries_the_servers_reason(jetstream, namespace):
     assert caught.value.err_code > 0
     assert caught.value.description
     assert str(caught.value.err_code) in str(caught.value)
+
+
+async def test_full_stream_is_not_a_taken_subject(jetstream, namespace):
+    """Both are "store failed"; taking one for the other would pass over what was not stored."""
+    config = StreamConfig(
+        name=namespace,
+        subjects=(f"{namespace}.>",),
+        storage="memory",
+        max_msgs_per_subject=1,
+        discard="new",
+        discard_new_per_subject=True,
+    )
+    created = await jetstream.create_stream(config)
+    await jetstream.update_stream({**created.config, "max_msgs": 1})
+    await jetstream.publish(f"{namespace}.a", b"")
+
+    with pytest.raises(TemporarilyUnavailableError, match="maximum messages exceeded"):
+        await jetstream.publish(f"{namespace}.b", b"")
+    with pytest.raises(SubjectTakenError):
+        await jetstream.publish(f"{namespace}.a", b"")

@@ -372,11 +372,12 @@ async def test_worker_reloads_when_a_file_changes(shop):
 
 
 async def test_server_serves_until_ctrl_c(shop, free_port):
-    """`jetq server` keeps its data in a folder; a second one on its port says why it cannot."""
+    """`jetq server` keeps its data in a folder; a second one there or on its port says why not."""
     options = ("--port", str(free_port), "--data-dir", "data")
     async with shop.running("server", *options) as server:
         await server.says(f"nats-server at nats://127.0.0.1:{free_port}, data in")
         second = await shop.run("server", *options)
+        third = await shop.run("server", "--data-dir", "data", "--port", str(free_port + 1))
         server.tell(signal.SIGINT)
 
         assert await server.ends() == 0
@@ -384,6 +385,8 @@ async def test_server_serves_until_ctrl_c(shop, free_port):
         assert second.code == 1
         assert "choose another port with --port" in second.said
         assert "Traceback" not in second.err
+        assert third.code == 1
+        assert "choose another directory with --data-dir" in third.said
 
 
 async def test_dev_runs_server_and_worker(shop, free_port):
@@ -424,6 +427,29 @@ async def test_enqueued_job_is_shown_and_cancelled(shop):
     assert "had ended before" in too_late.said
     assert "status    cancelled" in shown.out
     assert "\x1b[" not in shown.out
+    assert not any(line.endswith(" ") for line in shown.out.splitlines())
+
+
+async def test_program_that_waits_in_vain_still_learns_the_id(shop):
+    """Without an outcome in time, --json says which job it is and where it is."""
+    waited = await shop.run(
+        "enqueue", "shop:app", "send", "--args", MAIL, "--json", "--wait", "0.1"
+    )
+
+    assert waited.code == 1
+    assert "has no outcome after 0.1 s" in waited.said
+    assert waited.json["id"].startswith("mail.")
+    assert waited.json["outcome"]["status"] == "pending"
+
+
+async def test_worker_warns_of_a_queue_that_no_task_uses(shop):
+    """A queue's name with a typo in it is not waited on in silence."""
+    async with shop.running("worker", "shop:app", "--queues", "mial") as worker:
+        await worker.says("no task of the app uses this queue")
+        await worker.says("worker started")
+        worker.tell(signal.SIGTERM)
+
+        assert await worker.ends() == 0
 
 
 async def test_failed_job_is_shown_with_its_traceback_and_retried(shop):
@@ -477,6 +503,7 @@ async def test_dead_letters_are_replayed_and_thrown_away(shop, app: App, client)
     )
     retried = await shop.run("dead", "retry", "mail.-.one", *letters, "--json")
     of_queue = await shop.run("dead", "purge", "--queue", "mail", "--yes", "--json", *letters)
+    too_late = await shop.run("dead", "purge", "mail.-.nowhere", "--yes", *letters)
     missing = await shop.run("dead", "show", "mail.-.one", *letters)
 
     assert "not a job" in shown.out
@@ -485,6 +512,8 @@ async def test_dead_letters_are_replayed_and_thrown_away(shop, app: App, client)
     assert "say which" in unclear.said
     assert hesitant.code == 1
     assert of_queue.json == {"purged": 2}
+    assert too_late.code == 1
+    assert "is not among the dead letters" in too_late.said
     assert missing.code == 1
     assert "not among the dead letters" in missing.said
 
@@ -547,12 +576,21 @@ def test_app_that_cannot_be_loaded_is_explained(shop, namespace, monkeypatch, pl
         ("worker shop", 2, "'shop' is not written as MODULE:APP"),
         ("worker shoe:app", 1, "there is no module 'shoe' in"),
         ("worker shop:app --queues mail:much", 2, "weight 'much' of queue 'mail' is not a number"),
+        ("worker shop:app --queues mail:nan", 2, "queue 'mail' is not a finite number"),
+        ("worker shop:app --queues ,", 2, "--queues ',' names no queue"),
+        ("worker ./shop:app", 1, "a module is named as it is imported"),
+        (
+            "worker shop:app --health-port 1 --health-host 256.0.0.1",
+            1,
+            "another host with --health",
+        ),
+        ("worker shop:app --health-port 65535 --processes 2", 2, "2 processes need as many ports"),
         ("worker shop:app --servers nats://127.0.0.1:1", 1, "no NATS server reachable at"),
         ("enqueue shop:app sell", 1, "unknown task 'sell'; this app knows shop.send,"),
         ("enqueue shop:app pack", 1, "'pack' may be any of warehouse.pack, garage.pack"),
         ("enqueue shop:app send --args {", 1, "task 'shop.send': Input data was truncated"),
         ('enqueue shop:app send --args {"email":{"to":1}}', 1, "Expected `str`, got `int`"),
-        ("jobs show mail.-.nowhere -A {app}", 1, "no trace of job 'mail.-.nowhere'"),
+        ("jobs show mail.-.nowhere -A {app}", 1, "no job was ever enqueued, or the app"),
         ("jobs show mail.-.x", 2, "Missing option '--app'"),
         ("sreams show", 2, "No such command 'sreams'"),
     ],

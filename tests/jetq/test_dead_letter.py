@@ -1,5 +1,8 @@
 """Dead letters: what failed for good or arrived broken is kept, shown and replayed."""
 
+import asyncio
+
+import msgspec
 import pytest
 
 from jetq import App, JobFailedError, JobNotRetryableError, Retry
@@ -214,3 +217,130 @@ async def test_retry_of_what_is_not_there_is_an_error(app: App, broken):
             await app.dead_letters.retry(job.id)
         with pytest.raises(JobNotRetryableError):
             await app.dead_letters.retry("default.-.nobody")
+
+
+@pytest.mark.parametrize("token", ["*", ">", "a*b", "ä"])
+async def test_job_on_a_subject_like_a_wildcard_touches_no_other_job(app: App, client, token):
+    """The server stores it; taken for a job's subject it would mean all jobs of the queue."""
+
+    @app.task(name="later")
+    async def later():
+        pass
+
+    async with app:
+        await app.enqueue_many([later.using(delay=3600).call() for _ in range(20)])
+        await app.declarations.ensure_consumers("default")
+        stream = app.layout.queue_stream_name("default")
+        subject = f"jetq.{app.name}.task.default.normal.-.{token}"
+        await client.request(subject, b'{"$type":"later"}')
+        # Only what was handed over before is looked up, and its copies removed.
+        consumer = await client.jetstream().pull_subscribe_bind("normal", stream)
+        (message,) = await consumer.fetch(1)
+        await message.nak()
+        async with working(app) as worker:
+            await until(lambda: worker.stats.dead == 1, "it should be dead")
+
+        (letter,) = await letters(app)
+        assert "is not the subject of a job" in letter.reason
+        assert letter.subject == subject
+        await app.dead_letters.retry(letter.job_id)
+        info = await app.jetstream.find_stream(stream)
+        assert info is not None
+        assert info.state.messages == 21
+
+
+async def test_body_that_fills_a_message_is_kept(app: App, client):
+    """With no room for a reason beside it, the reason is with the outcome alone."""
+    app.task(name="any")(lambda: None)
+    body = b"x" * client.max_payload
+    async with working(app) as worker:
+        await client.request(f"jetq.{app.name}.task.default.high.-.full", body)
+        await until(lambda: worker.stats.dead == 1, "it should be dead")
+
+        (letter,) = await letters(app)
+        assert (letter.job_id, letter.queue, letter.body) == ("default.-.full", "default", body)
+        with pytest.raises(JobFailedError, match="the body is not a job"):
+            await app.job("default.-.full").result(5)
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        None,
+        {"Jetq-Dead-Letter": "nonsense"},
+        {"Jetq-Dead-Letter": "{}"},
+        {"Jetq-Dead-Letter": '{"priority": "urgent"}'},
+        {"Status": "404"},
+    ],
+)
+async def test_letter_that_jetq_did_not_write_hides_no_other(app: App, broken, client, headers):
+    """It is listed like the others, by its subject."""
+    async with working(app):
+        await until_status(await broken.enqueue(1), "failed")
+        await client.request(f"jetq.{app.name}.dead.mail.-.foreign", b"body", headers=headers)
+        await until_status(await broken.enqueue(2), "failed")
+
+        first, foreign, last = await letters(app)
+
+    assert (foreign.job_id, foreign.queue, foreign.body) == ("mail.-.foreign", "mail", b"body")
+    assert (first.reason[-1], last.reason[-1]) == ("1", "2")
+
+
+async def test_retry_waits_until_the_job_is_settled(app: App, broken, monkeypatch):
+    """A letter is stored before its job is removed; replayed in between, the job is not lost."""
+    async with working(app) as worker:
+        record, go_on = app.outcomes.record, asyncio.Event()
+
+        async def record_later(*args):
+            await go_on.wait()
+            return await record(*args)
+
+        monkeypatch.setattr(app.outcomes, "record", record_later)
+        job = await broken.enqueue(1)
+        await until(lambda: app.dead_letters.find(job.id), "there should be a letter")
+
+        with pytest.raises(JobNotRetryableError, match="not settled yet"):
+            await job.retry()
+        go_on.set()
+        await job.retry()
+
+        await until(lambda: worker.stats.dead == 2, "it should have been replayed")
+        await until_status(job, "failed")
+        assert await app.dead_letters.find(job.id) is not None
+
+
+class Picky(msgspec.Struct):
+    """A type that raises what no decoder expects."""
+
+    number: int
+
+    def __post_init__(self):
+        raise KeyError(self.number)
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (b'{"$type":"picky","args":{"what":{"number":1}}}', "KeyError"),
+        (b'{"$type":"picky","args":{"what":' + b"[" * 50_000 + b"]" * 50_000 + b"}}", "recursion"),
+        (b'{"$type":"' + b"x" * 600_000 + b'"}', "unknown task 'xxx"),
+        (b'{"$type":"picky","args":{"' + b"x" * 600_000 + b'":1}}', "unknown field"),
+        (b'{"$type":"picky","expires_at":"2020-01-01T00:00:00"}', "timezone"),
+        (b'{"$type":"picky","attempt":-1000000000}', "attempt"),
+    ],
+)
+async def test_arguments_that_break_the_decoder_are_dead_too(app: App, client, body, reason):
+    """Not only what is no JSON: whatever is raised on the way to the task."""
+
+    @app.task(name="picky")
+    async def picky(what: Picky | None = None):
+        pass
+
+    async with working(app) as worker:
+        await client.request(f"jetq.{app.name}.task.default.normal.-.bad", body)
+        await until(lambda: worker.stats.dead == 1, "it should be dead")
+
+        (letter,) = await letters(app)
+
+    assert reason in letter.reason
+    assert letter.body == body

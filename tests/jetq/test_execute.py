@@ -347,3 +347,22 @@ async def test_many_plain_functions_run_at_once(app: App):
         results = [await job.result(10) for job in jobs]
 
     assert sorted(results) == list(range(50))
+
+
+async def test_interrupt_inside_a_task_ends_the_job_not_the_worker(app: App):
+    """A KeyboardInterrupt that a task raises is a failure of the task, like any other."""
+
+    @app.task(retry=False)
+    async def interrupt():
+        raise KeyboardInterrupt
+
+    @app.task
+    async def fine() -> str:
+        return "ran"
+
+    async with working(app):
+        with pytest.raises(JobFailedError) as caught:
+            await (await interrupt.enqueue()).result(5)
+
+        assert caught.value.kind == "builtins.KeyboardInterrupt"
+        assert await (await fine.enqueue()).result(5) == "ran"

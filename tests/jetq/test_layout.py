@@ -69,6 +69,12 @@ def test_no_text_passes_for_an_id_that_is_none(text):
         "jetq.shop.task.mail.urgent.-.x",
         "jetq.shop.task.mail.normal.-.x.y",
         "jetq.shop.result.mail.-.x",
+        "jetq.shop.task.mail.normal.-.*",
+        "jetq.shop.task.mail.normal.-.>",
+        "jetq.shop.task.mail.normal.*.x",
+        "jetq.shop.task.*.normal.-.x",
+        "jetq.shop.task.mail.normal.-.",
+        "jetq.shop.task.mail.normal.-.\ufffd",
     ],
 )
 def test_other_subjects_are_no_jobs(subject):

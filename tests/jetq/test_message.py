@@ -36,7 +36,7 @@ jobs = st.builds(
     task=texts,
     args=raws,
     enqueued_at=st.none() | moments,
-    attempt=counts,
+    attempt=st.integers(1, 2**53),
     expires_at=st.none() | moments,
     timeout=st.none() | st.floats(0, 1e9),
     headers=st.dictionaries(texts, texts, max_size=3),
@@ -88,6 +88,26 @@ def test_dead_letters_read_back_as_written(letter):
     assert DeadLetter.read(letter.headers(), letter.body) == letter
 
 
+def test_errors_of_any_length_and_any_bytes_can_be_stored():
+    """What an exception says never keeps its job from being settled."""
+    error = ErrorInfo("caf\udce9" + "x" * 1_000_000)
+    letter = DeadLetter(
+        job_id="mail.-.x",
+        queue="mail",
+        priority="normal",
+        reason="caf\udce9" + "ä" * 1_000_000,
+        attempts=1,
+        died_at=datetime.now(UTC),
+        error=error,
+        subject="",
+    )
+
+    assert len(encode(error)) < 10_000
+    assert error.message.startswith("caf\\udce9x")
+    assert sum(map(len, letter.headers().values())) < 20_000
+    assert DeadLetter.read(letter.headers(), b"").reason.startswith("caf\\udce9ä")
+
+
 @given(jobs, st.dictionaries(texts.map(lambda name: f"x_{name}"), texts))
 def test_unknown_fields_are_ignored(job, extra):
     """A field that a newer version adds does not break an older worker."""
@@ -119,6 +139,12 @@ def test_shortest_job_is_a_name():
         b'{"$type":"t","attempt":"1"}',
         b'{"$type":"t","enqueued_at":"yesterday"}',
         b'{"$type":"t","headers":{"a":1}}',
+        b'{"$type":"t","attempt":0}',
+        b'{"$type":"t","attempt":-1000000000}',
+        b'{"$type":"t","attempt":1000000000000000000000000000000}',
+        b'{"$type":"t","expires_at":"2020-01-01T00:00:00"}',
+        b'{"$type":"t","enqueued_at":"2020-01-01T00:00:00"}',
+        b'{"$type":"t","timeout":1e999}',
         b'{"$type":"t"',
         b"null",
         b"",

@@ -13,6 +13,8 @@ from jetq import (
     OptionsError,
     Priority,
     Retry,
+    RetryAfter,
+    Snooze,
     TaskDefinitionError,
     UnknownTaskError,
 )
@@ -112,6 +114,15 @@ NOW = datetime.now(UTC)
         ({"debounce": "k", "delay": 1, "unique": "k"}, "leave out unique and id"),
         ({"debounce": "k", "delay": 1, "id": "k"}, "leave out unique and id"),
         ({"timeout": 0}, "positive"),
+        ({"timeout": float("nan")}, "positive"),
+        ({"delay": float("nan")}, "delay is 0 to 100 years"),
+        ({"delay": 1e20}, "delay is 0 to 100 years"),
+        ({"expires": timedelta(days=100_000)}, "expires is 0 to 100 years"),
+        ({"unique": ""}, "unique is a text"),
+        ({"delay": -1}, "delay is 0"),
+        ({"delay": "5"}, "delay is 0"),
+        ({"headers": {"a": 1}}, "headers are texts"),
+        ({"priority": "urgent"}, "priority is critical, high, normal or low"),
         ({"on_conflict": "ignore"}, "on_conflict is"),
         ({"prioritty": 1}, "prioritty"),
     ],
@@ -139,6 +150,14 @@ def test_options_are_checked_for_their_ranges(app: App):
     """Settings out of range are refused where they are written."""
     with pytest.raises(ValueError, match="at least 1"):
         Retry(max_attempts=0)
+    with pytest.raises(ValueError, match="100 years"):
+        Retry(max_delay=1e20)
+    with pytest.raises(ValueError, match="100 years"):
+        Retry(base_delay=float("nan"))
+    with pytest.raises(ValueError, match="100 years"):
+        Snooze(1e20)
+    with pytest.raises(ValueError, match="from 0"):
+        RetryAfter(-1)
     with pytest.raises(ValueError, match="not negative"):
         Retry(base_delay=-1)
     with pytest.raises(ValueError, match="not a valid Priority"):
@@ -210,3 +229,25 @@ def test_delays_may_be_timedeltas(app: App):
     task = app.task(lambda: None)
 
     assert task.using(delay=timedelta(minutes=1)).options.delay == timedelta(seconds=60)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"timeout": -1}, {"timeout": "a"}, {"result_ttl": 0}, {"retry": 5}],
+)
+def test_task_options_are_checked_where_the_task_is_defined(app: App, options):
+    """A wrong timeout, time to live or policy is found out before any job is enqueued."""
+    with pytest.raises(TaskDefinitionError):
+        app.task(**options)(lambda: None)
+
+    assert not app.tasks
+
+
+async def test_many_wants_calls_not_tasks(new_app):
+    """A task without arguments is not a call; the error says how to make one."""
+    app = new_app()
+    task = app.task(name="mail.send")(lambda: None)
+
+    async with app:
+        with pytest.raises(TypeError, match=r"task\.call"):
+            await app.enqueue_many([task])
