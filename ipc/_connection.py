@@ -54,6 +54,8 @@ RECONNECT_WAIT = 0.25
 # Any request that the server answers, if only with "nobody listens".
 FENCE = "$JS.API.INFO"
 FENCE_TIMEOUT = 1.0
+# Bytes; above twice that the client waits for its buffer to be sent.
+MAX_UNSENT = 1024 * 1024
 
 # Seconds that a request may overrun its time-out.
 SWEEP_INTERVAL = 0.1
@@ -95,6 +97,17 @@ class PendingReply(msgspec.Struct, frozen=True, gc=False):
         """Let the request raise `error`, if it has no answer."""
         if not self.future.done():
             self.future.set_exception(error)
+
+
+class TolerantClient(Client):
+    """The client, but a subject that is not UTF-8 does not end its reading for good."""
+
+    def _build_message(
+        self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: dict[str, str] | None
+    ) -> Msg:
+        # The server checks no encoding, so anybody may store such a message.
+        readable = subject.decode(errors="replace").encode()
+        return super()._build_message(sid, readable, reply, data, headers)
 
 
 class Subscription:
@@ -159,7 +172,7 @@ class Connection:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self._client = Client()
+        self._client: Client = TolerantClient()
         self.epoch = 0
         """How often the connection was lost."""
         self._connected = asyncio.Event()
@@ -203,11 +216,13 @@ class Connection:
         # There may be nobody left to say goodbye to.
         with contextlib.suppress(NatsError, OSError):
             await self._client.close()
+        # Whoever waits to publish learns that it is over.
+        self._connected.set()
 
     @property
     def is_connected(self) -> bool:
         """Whether the server can be reached now, as far as is known."""
-        return self._connected.is_set()
+        return self._connected.is_set() and not self._closing
 
     @property
     def max_payload(self) -> int:
@@ -290,17 +305,27 @@ class Connection:
             ReplyTimeoutError: No reply in time; whether the server acted is unknown.
             ServerUnavailableError: There was no connection to send it on in that time.
         """
+        loop = asyncio.get_running_loop()
+        expires_at = loop.time() + timeout
         if not self._connected.is_set():
             await self.wait_connected(timeout)
-        loop = asyncio.get_running_loop()
         token = str(next(self._tokens))
-        pending = PendingReply(subject, timeout, loop.time() + timeout, loop.create_future())
+        pending = PendingReply(subject, timeout, expires_at, loop.create_future())
         self._replies[token] = pending
         if not self._sweeping:
             self._sweeping = True
             loop.call_later(SWEEP_INTERVAL, self._sweep, loop)
         try:
-            await self.publish(subject, data, reply=self._inbox + token, headers=headers)
+            sending = self.publish(subject, data, reply=self._inbox + token, headers=headers)
+            if self._client.pending_data_size + len(data) < MAX_UNSENT:
+                await sending
+            else:
+                # Now it may wait for the server to read on.
+                try:
+                    async with asyncio.timeout_at(pending.expires_at):
+                        await sending
+                except TimeoutError:
+                    raise ReplyTimeoutError(subject, timeout) from None
             message = await pending.future
         finally:
             self._replies.pop(token, None)
@@ -342,9 +367,15 @@ class Connection:
         Args:
             receive: Must not block. An exception it raises is logged.
             queue: Members of one queue group share the messages.
+
+        Raises:
+            ConnectionLostError: The connection is closed.
         """
         subscription = Subscription(self, subject, queue, receive)
-        await subscription.attach(self._client)
+        try:
+            await subscription.attach(self._client)
+        except ConnectionClosedError as exc:
+            raise ConnectionLostError(self.settings.shown_servers) from exc
         self._subscriptions.append(subscription)
         return subscription
 
@@ -423,6 +454,9 @@ class Connection:
         self._last_error = exc
         if self._refused is not None and not self._refused.done() and _is_refusal(exc):
             self._refused.set_result(str(exc))
+        if not isinstance(exc, (NatsError, OSError, TimeoutError)):
+            # Not of the connection: a receiver's own.
+            log.error("a message could not be handled", exc_info=exc)
         if (violation := _PERMISSION.search(str(exc))) is not None:
             self._deny(violation["what"].lower(), violation["subject"])
             return
@@ -448,14 +482,14 @@ class Connection:
 
     async def _replace_client(self) -> None:
         while True:
-            self._client = Client()
+            self._client = TolerantClient()
             try:
                 await self._connect()
                 break
             except (LoginRefusedError, ServerUnavailableError) as exc:
                 log.error("connection refused, trying again", error=str(exc))
                 await asyncio.sleep(1)
-        for subscription in self._subscriptions:
+        for subscription in tuple(self._subscriptions):
             await subscription.attach(self._client)
         await self._on_reconnected()
 

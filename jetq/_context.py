@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextvars import ContextVar
+from contextvars import Context, ContextVar, copy_context
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -66,6 +66,17 @@ def current_job() -> JobContext:
         return _current.get()
     except LookupError:
         raise LookupError("current_job() is for code that a worker runs") from None
+
+
+def is_as_before(before: Context) -> bool:
+    """Return whether this asyncio task's context variables are what they were `before`.
+
+    The running job itself does not count: every job sets it.
+    """
+    now = copy_context()
+    return len(now) - (_current in now) == len(before) - (_current in before) and all(
+        now[var] is value for var, value in before.items() if var is not _current
+    )
 
 
 def enter_job(context: JobContext) -> None:

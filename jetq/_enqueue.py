@@ -25,6 +25,7 @@ from ipc import (
     MessageTooLargeError,
     NoResponderError,
     Outgoing,
+    ServerUnavailableError,
     SubjectTakenError,
     UnconfirmedError,
     encode,
@@ -238,6 +239,8 @@ class Enqueuer:
             missing = [
                 str(one.job) for one, found in zip(drafts, placed, strict=True) if found is None
             ]
+            if not done and isinstance(failures[0], ServerUnavailableError):
+                raise failures[0]
             stored_ids = [str(one.job) for one in done]
             raise EnqueueManyError(stored_ids, missing, str(failures[0])) from failures[0]
         return done
@@ -419,7 +422,7 @@ class Enqueuer:
             )
         except BatchBrokenError as exc:
             return exc.acknowledged
-        except (NoResponderError, UnconfirmedError):
+        except (NoResponderError, UnconfirmedError, ServerUnavailableError):
             return 0
         return len(messages)
 

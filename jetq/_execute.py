@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import pickle
 import signal
 import traceback
@@ -67,17 +68,19 @@ class Executor:
         enter_job(context)
         try:
             outcome = await self._run(attempt, context)
+            if running.slot.cancelling():
+                # asyncio delivers at the next await: here, not in what comes after the job.
+                await asyncio.sleep(0)
         except asyncio.CancelledError as exc:
-            # asyncio counts who asked for it: the job's canceller once, the worker too.
-            if running.slot.cancelling() > int(running.cancelled):
+            if anyio.current_effective_deadline() == -math.inf:
                 raise
-            # Or nobody: then the task awaited something that was cancelled.
+            # Not the worker's scope: somebody cancelled the job, the task cancelled itself
+            # (`asyncio.current_task().cancel()`), or awaited something that was cancelled.
             outcome = Failed(describe(exc))
-        if running.cancelled:
-            # Whatever it made of being cancelled; that it is over is recorded already.
+        while running.slot.cancelling():
             running.slot.uncancel()
-            return Cancelled()
-        return outcome
+        # Whatever it made of being cancelled; that it is over is recorded already.
+        return Cancelled() if running.cancelled else outcome
 
     async def _run(self, attempt: Attempt, context: JobContext) -> Outcome:
         task, timeout = attempt.task, attempt.message.timeout or attempt.task.timeout
@@ -97,8 +100,11 @@ class Executor:
             return Completed(task.signature.encode_result(result))  # pyright: ignore[reportPossiblyUnboundVariable]
         except Exception as exc:
             return outcome_of(exc, attempt)
-        except (SystemExit, KeyboardInterrupt) as exc:
-            # Raised by the task: a signal to this process is not handled inside of one.
+        except (asyncio.CancelledError, GeneratorExit):
+            raise
+        except BaseException as exc:
+            # SystemExit, KeyboardInterrupt, or a library's own: raised by the task, as a
+            # signal to this process is not handled inside of one. It would end the worker.
             return Failed(describe(exc))
 
     async def _call(self, attempt: Attempt, context: JobContext) -> Any:
@@ -140,7 +146,7 @@ def call_in_process(
             pickle.loads(pickle.dumps(exc))
         except Exception:
             # Made of something that cannot leave this process; its words can.
-            return None, RuntimeError(f"{type(exc).__qualname__}: {exc}"), trace
+            return None, RuntimeError(f"{type(exc).__qualname__}: {words_of(exc)}"), trace
         return None, exc, trace
 
 
@@ -168,10 +174,18 @@ def describe(exc: BaseException) -> ErrorInfo:
             frames = frames.tb_next
         trace = "".join(traceback.format_exception(kind, exc, frames))
     return ErrorInfo(
-        message=str(exc) or kind.__name__,
+        message=words_of(exc) or kind.__name__,
         kind=f"{kind.__module__}.{kind.__qualname__}",
         traceback=trace[-MAX_TRACEBACK:],
     )
+
+
+def words_of(exc: BaseException) -> str:
+    """Return what an exception says; "" if that fails too."""
+    try:
+        return str(exc)
+    except Exception:
+        return ""
 
 
 def _is_ours(module: str) -> bool:

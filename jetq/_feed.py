@@ -36,12 +36,11 @@ import structlog
 
 from ipc import (
     Connection,
+    IpcError,
     JetStream,
     Pulled,
     PullEnded,
     PullInbox,
-    ServerUnavailableError,
-    UnconfirmedError,
 )
 
 from ._buffer import Buffer
@@ -229,13 +228,18 @@ class Feed:
                 room = self._target - len(self.held) - self._asked
                 evictable = self._buffer.less_urgent()
                 for ask in list(plan(self._levels, room, time.monotonic(), evictable)):
-                    await self._send(ask)
+                    if not self._closed:
+                        await self._send(ask)
                 await self._wake.wait()
                 self._wake.clear()
 
+    def stop(self) -> None:
+        """Keep nothing more: what comes from now on is given back."""
+        self._closed = True
+
     async def close(self) -> None:
         """Ask no more. What the server had sent already is given back."""
-        self._closed = True
+        self.stop()
         await self._inbox.close()
         while self._naks:
             await asyncio.wait(self._naks)
@@ -270,13 +274,15 @@ class Feed:
 
         If the connection was lost, the end of its lease does the same, later.
         """
-        with contextlib.suppress(UnconfirmedError, ServerUnavailableError):
+        if not self._connection.is_connected:
+            return
+        with contextlib.suppress(IpcError):
             if await self._may_answer(delivery):
                 await self._inbox.nak(delivery.pulled.reply)
 
     async def renew(self, delivery: Delivery) -> None:
         """Begin a job's lease anew. If the connection was lost, there is none to renew."""
-        with contextlib.suppress(UnconfirmedError, ServerUnavailableError):
+        with contextlib.suppress(IpcError):
             if await self._may_answer(delivery):
                 await self._inbox.renew(delivery.pulled.reply)
 

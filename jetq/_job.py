@@ -237,8 +237,15 @@ class Job(Generic[R]):
             finished_at=record.finished_at,
             worker=record.worker,
             error=record.error,
-            result=self._decode(record) if record.status == "completed" else None,
+            result=self._decode_leniently(record),
         )
+
+    def _decode_leniently(self, record: OutcomeRecord) -> Any:
+        """Return a result to look at, also if the task returns another type by now."""
+        try:
+            return self._decode(record)
+        except msgspec.ValidationError:
+            return msgspec.json.decode(record.result) if record.result else None
 
     def _decode(self, record: OutcomeRecord) -> Any:
         task = self._task or self._app.tasks.get(record.task)

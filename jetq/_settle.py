@@ -8,7 +8,6 @@ server is away waits here, holding its jobs, until the server is back.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from typing import TypeVar, assert_never
@@ -81,7 +80,7 @@ class Settler:
             case Finish():
                 await self._finish(delivery, attempt, settlement, started_at)
             case RetryAt():
-                await self._leave_copy(delivery, attempt, settlement)
+                await self._leave_copy(delivery, attempt, settlement, started_at)
             case Bury():
                 await self._bury(delivery, attempt, settlement, started_at)
             case Drop():
@@ -115,7 +114,11 @@ class Settler:
         await self._remove(delivery)
 
     async def _leave_copy(
-        self, delivery: Delivery, attempt: Attempt | Unreadable, settlement: RetryAt
+        self,
+        delivery: Delivery,
+        attempt: Attempt | Unreadable,
+        settlement: RetryAt,
+        started_at: datetime | None,
     ) -> None:
         """Publish the job again for its next attempt, then remove this one.
 
@@ -141,11 +144,17 @@ class Settler:
         # The copy takes the place of this very message, or none: if another delivery of the
         # job has settled it meanwhile, or this copy was stored by a try before, all is done.
         ours = must_be_last(self._layout.anywhere(delivery.job), delivery.pulled.stream_seq)
-        with contextlib.suppress(SubjectTakenError):
+        try:
             await self._surely(
                 delivery,
                 lambda: self._jetstream.publish(subject, encode(copy), headers={**headers, **ours}),
             )
+        except SubjectTakenError:
+            pass
+        except MessageTooLargeError as exc:
+            reason = f"failed, and the job cannot be stored for another attempt: {exc}"
+            await self._bury(delivery, attempt, Bury(reason, settlement.error), started_at)
+            return
         await self._surely(delivery, lambda: self._feed.ack(delivery))
         log.info(
             "job will run again",
@@ -216,11 +225,13 @@ class Settler:
 
     async def _remove(self, delivery: Delivery) -> None:
         """Take a job off its queue, and any copy that another delivery of it has left."""
-        await self._surely(delivery, lambda: self._feed.ack(delivery))
         if not delivery.is_first:
+            # First, while this one still stands in the way of a replay: what is put on the
+            # queue once it is gone is a new job.
             stream = self._layout.queue_stream_name(delivery.job.queue)
             copies = self._layout.anywhere(delivery.job)
             await self._surely(delivery, lambda: self._jetstream.purge(stream, copies))
+        await self._surely(delivery, lambda: self._feed.ack(delivery))
 
     def _record(
         self,

@@ -8,18 +8,20 @@ import socket
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
+from contextvars import copy_context
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 import anyio
+import anyio.lowlevel
 import msgspec
 import structlog
 
 from ipc import IpcError, Message, NoResponderError, ServerUnavailableError, UnconfirmedError
 
 from ._buffer import Buffer
-from ._context import JobContext
+from ._context import JobContext, is_as_before
 from ._crashes import Crashes
 from ._delivery import Attempt, Delivery, Unreadable, read
 from ._errors import QueueMissingError
@@ -160,6 +162,7 @@ class Worker:
         grace period.
         """
         app = self.app
+        forget_asked = app.connection.on_lost(self._feed.reset)
         unsubscribe = app.connection.on_reconnect(self._on_reconnect)
         commands = await app.connection.subscribe(app.layout.control("cancel"), self._on_cancel)
         log.info(
@@ -171,17 +174,24 @@ class Worker:
         try:
             async with anyio.create_task_group() as group:
                 self._group = group
+                self._context = copy_context()
                 group.start_soon(self._feed.run)
                 group.start_soon(self._renew_leases)
                 group.start_soon(self._watchdog.run)
                 self._ready = True
-                await self._stopping.wait()
-                self._ready = False
-                await self._drain()
+                try:
+                    await self._stopping.wait()
+                    self._ready = False
+                    await self._drain()
+                finally:
+                    # A slot started in a group that is being cancelled may miss that, and
+                    # wait for ever.
+                    self._feed.stop()
                 group.cancel_scope.cancel()
         finally:
             self._ready = False
             unsubscribe()
+            forget_asked()
             with anyio.move_on_after(LAST_WORDS, shield=True):
                 await self._feed.close()
                 await self._give_back_waiting()
@@ -247,7 +257,7 @@ class Worker:
                 return trouble
         if message.expires_at is not None and started_at > message.expires_at:
             return Expired()
-        if self._cancelled and job_id in self._cancelled:
+        if job_id in self._cancelled and await self._has_ended(delivery):
             return Cancelled()
         context = JobContext(
             app=self.app,
@@ -269,6 +279,19 @@ class Worker:
             del self._slots[slot]
             if self._running.get(job_id) is running:
                 del self._running[job_id]
+
+    async def _has_ended(self, delivery: Delivery) -> bool:
+        """Look for the outcome that a cancellation records before it says a word here.
+
+        The word alone is not enough: by now it may be another job, with the same id.
+        """
+        while True:
+            try:
+                return await self.app.outcomes.find(delivery.job) is not None
+            except NoResponderError:
+                await self._declare_again(delivery.job.queue)
+            except (UnconfirmedError, ServerUnavailableError):
+                await anyio.sleep(0.25)
 
     async def _recheck(self, delivery: Delivery, attempt: Attempt) -> Outcome | None:
         """Look whether a job that may have run before still has to run.
@@ -305,11 +328,11 @@ class Worker:
         """Take a delivered job in; there are only as many slots as were ever needed."""
         if self._buffer.idle == 0 and self._num_slots < self.concurrency:
             self._num_slots += 1
-            self._group.start_soon(self._slot)
+            self._start_slot()
         self._buffer.put(delivery)
 
     async def _slot(self) -> None:
-        while True:
+        while is_as_before(self._context):
             delivery = await self._buffer.take()
             try:
                 await self.handle(delivery)
@@ -318,6 +341,13 @@ class Worker:
                 log.exception("job could not be settled", job_id=str(delivery.job))
             finally:
                 self._release(delivery)
+        # A job has set context variables; the next one must not see them. Not while the
+        # worker is being cancelled, though: then this ends here.
+        await anyio.lowlevel.checkpoint()
+        self._start_slot()
+
+    def _start_slot(self) -> None:
+        self._context.run(self._group.start_soon, self._slot)
 
     def _release(self, delivery: Delivery) -> None:
         self._feed.finished(delivery)
@@ -366,9 +396,10 @@ class Worker:
             running.cancel()
             return
         now = time.monotonic()
-        self._cancelled = {
-            known: at for known, at in self._cancelled.items() if now - at < REMEMBER
-        }
+        # In the order they came, so the oldest are first.
+        while self._cancelled and now - next(iter(self._cancelled.values())) >= REMEMBER:
+            del self._cancelled[next(iter(self._cancelled))]
+        self._cancelled.pop(job_id, None)
         self._cancelled[job_id] = now
 
     def _name_of(self, slot: asyncio.Task[Any]) -> tuple[str, str] | None:

@@ -4,6 +4,7 @@ import asyncio
 import os
 import threading
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
 from pathlib import Path
 
 import msgspec
@@ -366,3 +367,58 @@ async def test_interrupt_inside_a_task_ends_the_job_not_the_worker(app: App):
 
         assert caught.value.kind == "builtins.KeyboardInterrupt"
         assert await (await fine.enqueue()).result(5) == "ran"
+
+
+MARK: ContextVar[str] = ContextVar("mark", default="none")
+
+
+async def test_context_variables_of_a_job_stay_its_own(app: App):
+    """What one job sets in its context, the next one in the same slot does not see."""
+
+    @app.task
+    async def mark(text: str) -> str:
+        before = MARK.get()
+        MARK.set(text)
+        return before
+
+    async with working(app, concurrency=1):
+        seen = [await (await mark.enqueue(text)).result(5) for text in ("a", "b", "c")]
+
+        assert seen == ["none", "none", "none"]
+
+
+async def test_task_that_cancels_itself_fails_alone(app: App):
+    """A task that cancels the asyncio task it runs in fails its job, not the worker."""
+
+    @app.task(retry=False)
+    async def give_up():
+        current = asyncio.current_task()
+        assert current is not None
+        current.cancel()
+        await asyncio.sleep(0)
+
+    @app.task
+    async def fine() -> str:
+        return "ran"
+
+    async with working(app, concurrency=1):
+        with pytest.raises(JobFailedError, match="CancelledError"):
+            await (await give_up.enqueue()).result(5)
+
+        assert await (await fine.enqueue()).result(5) == "ran"
+
+
+async def test_error_without_words_is_a_failure_like_any_other(app: App):
+    """An exception whose own text cannot be made still fails its job, once."""
+
+    class SpeechlessError(Exception):
+        def __str__(self) -> str:
+            raise ValueError("no words")
+
+    @app.task(retry=False)
+    async def work():
+        raise SpeechlessError
+
+    async with working(app):
+        with pytest.raises(JobFailedError, match="SpeechlessError"):
+            await (await work.enqueue()).result(5)
