@@ -41,8 +41,6 @@ __all__ = [
 
 T = TypeVar("T")
 
-NANOSECONDS = 1_000_000_000
-
 # What the server answers when an expectation on a subject does not hold: on one
 # replica, on three replicas with a racing publish, and for an atomic batch with a message
 # id that was seen before.

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import Any, TypeVar
 
 import msgspec
 import structlog
 
-from ipc import JetStream, JetStreamError, StreamConfig
+from ipc import (
+    JetStream,
+    JetStreamError,
+    NoResponderError,
+    ServerUnavailableError,
+    StreamConfig,
+    UnconfirmedError,
+)
 
 from ._errors import QueueMissingError
 from ._layout import PRIORITIES, Layout
@@ -20,7 +27,12 @@ __all__ = ["Declarations", "Drift"]
 
 log = structlog.stdlib.get_logger("jetq")
 
+T = TypeVar("T")
+
 NAME_IN_USE = 10058
+
+# Seconds between the tries of a request that has to succeed.
+FIRST_PAUSE, LAST_PAUSE = 0.05, 2.0
 
 
 class Drift(msgspec.Struct, frozen=True):
@@ -102,6 +114,30 @@ class Declarations:
                     await self._ensure(config, name)
                     self._known.add(config.name)
             self._ready.add(name)
+
+    async def insist(self, queue: str, request: Callable[[], Awaitable[T]]) -> T:
+        """Repeat a request that may be repeated, until the server has answered it.
+
+        If nobody answers, the queue's streams are made sure of first: one in memory is gone
+        after its server was restarted, one on several servers has no leader for some seconds.
+
+        Raises:
+            QueueMissingError: They are not there and may not be created.
+        """
+        pause, look = FIRST_PAUSE, False
+        while True:
+            try:
+                if look:
+                    await self.ensure_queue(queue, anew=True)
+                    look = False
+                return await request()
+            except NoResponderError:
+                look = True
+            except (UnconfirmedError, ServerUnavailableError):
+                # That the server is away is logged by the connection, once for everybody.
+                pass
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, LAST_PAUSE)
 
     async def ensure_consumers(self, name: str) -> None:
         """Make sure that a queue can be worked on."""

@@ -7,7 +7,6 @@ server is away waits here, holding its jobs, until the server is back.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from typing import TypeVar, assert_never
@@ -18,10 +17,7 @@ import structlog
 from ipc import (
     JetStream,
     MessageTooLargeError,
-    NoResponderError,
-    ServerUnavailableError,
     SubjectTakenError,
-    UnconfirmedError,
     encode,
 )
 
@@ -40,8 +36,6 @@ __all__ = ["Settler"]
 log = structlog.stdlib.get_logger("jetq")
 
 T = TypeVar("T")
-
-FIRST_PAUSE, LAST_PAUSE = 0.05, 2.0
 
 
 class Settler:
@@ -254,21 +248,5 @@ class Settler:
             error=error,
         )
 
-    async def _surely(self, delivery: Delivery, publish: Callable[[], Awaitable[T]]) -> T:
-        """Repeat a publish that may be repeated, until its outcome is known."""
-        pause, stream_missing = FIRST_PAUSE, False
-        while True:
-            try:
-                if stream_missing:
-                    await self._declarations.ensure_queue(delivery.job.queue, anew=True)
-                    stream_missing = False
-                return await publish()
-            except NoResponderError:
-                # A stream in memory is gone after its server was restarted; one on several
-                # servers has no leader for some seconds.
-                stream_missing = True
-            except (UnconfirmedError, ServerUnavailableError):
-                # That the server is away is logged by the connection, once for all jobs.
-                pass
-            await asyncio.sleep(pause)
-            pause = min(pause * 2, LAST_PAUSE)
+    def _surely(self, delivery: Delivery, publish: Callable[[], Awaitable[T]]) -> Awaitable[T]:
+        return self._declarations.insist(delivery.job.queue, publish)

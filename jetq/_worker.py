@@ -18,7 +18,7 @@ import anyio.lowlevel
 import msgspec
 import structlog
 
-from ipc import IpcError, Message, NoResponderError, ServerUnavailableError, UnconfirmedError
+from ipc import IpcError, Message, UnconfirmedError
 
 from ._buffer import Buffer
 from ._context import JobContext, is_as_before
@@ -257,6 +257,7 @@ class Worker:
                 return trouble
         if message.expires_at is not None and started_at > message.expires_at:
             return Expired()
+        # The word that came is not enough: by now it may be another job, with the same id.
         if job_id in self._cancelled and await self._has_ended(delivery):
             return Cancelled()
         context = JobContext(
@@ -281,46 +282,33 @@ class Worker:
                 del self._running[job_id]
 
     async def _has_ended(self, delivery: Delivery) -> bool:
-        """Look for the outcome that a cancellation records before it says a word here.
-
-        The word alone is not enough: by now it may be another job, with the same id.
-        """
-        while True:
-            try:
-                return await self.app.outcomes.find(delivery.job) is not None
-            except NoResponderError:
-                await self._declare_again(delivery.job.queue)
-            except (UnconfirmedError, ServerUnavailableError):
-                await anyio.sleep(0.25)
+        """Look for a job's outcome."""
+        job, insist = delivery.job, self.app.declarations.insist
+        return await insist(job.queue, lambda: self.app.outcomes.find(job)) is not None
 
     async def _recheck(self, delivery: Delivery, attempt: Attempt) -> Outcome | None:
         """Look whether a job that may have run before still has to run.
 
         Asked only for what came more than once, so a first delivery pays nothing.
         """
-        app, job = self.app, delivery.job
-        while True:
-            try:
-                if await app.outcomes.find(job) is not None:
-                    return Superseded()
-                stream = app.layout.queue_stream_name(job.queue)
-                newest = await app.jetstream.find_last(stream, app.layout.anywhere(job))
-                if newest is None or newest.seq != delivery.pulled.stream_seq:
-                    return Superseded()
-                if delivery.pulled.num_delivered == 1:
-                    return None
-                crashes = await self._crashes.find(job, newest.seq)
-                if crashes >= attempt.retry.max_crashes:
-                    return Rejected(
-                        f"its worker fell silent {crashes + 1} times while running it "
-                        "(killed, out of memory, or blocked past the lease)"
-                    )
-                await self._crashes.record(job, newest.seq, crashes + 1)
-                return None
-            except NoResponderError:
-                await self._declare_again(job.queue)
-            except (UnconfirmedError, ServerUnavailableError):
-                await anyio.sleep(0.25)
+        app, job, insist = self.app, delivery.job, self.app.declarations.insist
+        if await self._has_ended(delivery):
+            return Superseded()
+        stream, copies = app.layout.queue_stream_name(job.queue), app.layout.anywhere(job)
+        newest = await insist(job.queue, lambda: app.jetstream.find_last(stream, copies))
+        seq = delivery.pulled.stream_seq
+        if newest is None or newest.seq != seq:
+            return Superseded()
+        if delivery.pulled.num_delivered == 1:
+            return None
+        crashes = await insist(job.queue, lambda: self._crashes.find(job, seq))
+        if crashes >= attempt.retry.max_crashes:
+            return Rejected(
+                f"its worker fell silent {crashes + 1} times while running it "
+                "(killed, out of memory, or blocked past the lease)"
+            )
+        await insist(job.queue, lambda: self._crashes.record(job, seq, crashes + 1))
+        return None
 
     # -- slots ------------------------------------------------------------------------
 

@@ -69,7 +69,7 @@ async def perform(plan: Plan, console: Console) -> Account:
     this = asyncio.current_task()
     assert this is not None
     # Elsewhere than in the main thread there are no signals to handle.
-    with contextlib.suppress(RuntimeError, ValueError, NotImplementedError):
+    with contextlib.suppress(RuntimeError, ValueError):
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, this.cancel)
     with tempfile.TemporaryDirectory(prefix="jetq-demo-", ignore_cleanup_errors=True) as folder:
         return await play(plan, Path(folder), display_on(console))
