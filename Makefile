@@ -13,10 +13,10 @@ export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test bench format docs clean
+.PHONY: help demo test bench bench-peers format docs clean
 
 help: ## Show this list
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
 
 demo: $(FOR_DEMO) ## Show jetq at work, with a server of its own
 	@$(BIN)/jetq demo
@@ -30,6 +30,9 @@ test: $(FOR_DEV) ## Check format, lint and types, then run all tests
 bench: $(FOR_DEV) ## Measure, on this machine
 	$(BIN)/python -m benchmarks
 
+bench-peers: $(FOR_DEV) ## Measure other job queues, each in an environment of its own
+	$(BIN)/python -m benchmarks.peers
+
 format: $(FOR_DEV) ## Format the code and fix what can be fixed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
@@ -38,7 +41,7 @@ docs: $(FOR_DEV) ## Write docs/reference.md anew from the docstrings
 	$(BIN)/python docs/build_reference.py
 
 clean: ## Remove the virtual environment and all caches
-	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) benchmarks/.peers build dist .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/python:

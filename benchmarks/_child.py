@@ -13,9 +13,11 @@ import contextlib
 import importlib
 import inspect
 import logging
+import os
+import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import msgspec
@@ -23,12 +25,15 @@ import structlog
 
 from ._workload import Part
 
-__all__ = ["LOOPS", "Child", "run"]
+__all__ = ["LOOPS", "Child", "ChildError", "run"]
 
 DEADLINE = 300.0
 """Seconds after which a process that has not answered is given up."""
 
 LOOPS = ("uvloop", "asyncio")
+
+THIS = (sys.executable, "-m", "benchmarks._child")
+"""The program of a side that needs no environment of its own."""
 
 
 class ChildError(Exception):
@@ -50,10 +55,12 @@ class Child:
 
     @classmethod
     @contextlib.asynccontextmanager
-    async def start(cls, side: str, role: str, part: Part, loop: str) -> AsyncIterator[Child]:
+    async def start(
+        cls, side: str, role: str, part: Part, loop: str, program: Sequence[str] = THIS
+    ) -> AsyncIterator[Child]:
         """Run a role while the context lasts; it is killed if it runs on."""
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "benchmarks._child"),
+            *program,
             *(side, role, msgspec.json.encode(part).decode(), loop),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -64,7 +71,10 @@ class Child:
             yield cls(process, side, role)
         finally:
             if process.returncode is None:
-                process.kill()
+                # `process.kill` would collect the exit status of a process that has just
+                # ended by itself, and `process.wait` then warn that somebody else did.
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(process.pid, signal.SIGKILL)
                 await process.wait()
 
     async def answer(self) -> Any:
@@ -87,9 +97,11 @@ class Child:
         return msgspec.json.decode(line)
 
 
-async def run(side: str, role: str, part: Part, loop: str) -> dict[str, Any]:
+async def run(
+    side: str, role: str, part: Part, loop: str, program: Sequence[str] = THIS
+) -> dict[str, Any]:
     """Run a role to its end in a process of its own and return what it reports."""
-    async with Child.start(side, role, part, loop) as child:
+    async with Child.start(side, role, part, loop, program) as child:
         return await child.answer()
 
 

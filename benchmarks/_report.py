@@ -13,7 +13,7 @@ from ._figures import Measured, Row, Spread
 from ._machine import Machine
 from ._scenarios import Plan
 
-__all__ = ["Report", "chart", "table", "write"]
+__all__ = ["Report", "chart", "number", "table", "write"]
 
 
 class Report(msgspec.Struct, frozen=True):
@@ -59,10 +59,10 @@ def write(report: Report, folder: Path, name: str) -> None:
 
 
 def _shown(spread: Spread) -> str:
-    return f"{_number(spread.median)} ({_number(spread.least)} to {_number(spread.most)})"
+    return f"{number(spread.median)} ({number(spread.least)} to {number(spread.most)})"
 
 
-def _number(value: float) -> str:
+def number(value: float) -> str:
     """Return a number with three digits that matter, as people write it."""
     if value >= 1000:
         return f"{value:,.0f}"
@@ -132,8 +132,8 @@ def _bar(row: Row, y: int) -> list[str]:
     lines = [
         f'<text x="16" y="{y + 13}">{escape(figure.name)}</text>',
         f'<text class="small" x="16" y="{y + 26}">'
-        f"{_number(row.jetq.median)} {figure.unit}; {escape(figure.limit)}: "
-        f"{_number(row.limit.median)}</text>",
+        f"{number(row.jetq.median)} {figure.unit}; {escape(figure.limit)}: "
+        f"{number(row.limit.median)}</text>",
         f'<rect class="bar{colour[row.verdict]}" x="{NAMES}" y="{y + 2}" '
         f'width="{length:.0f}" height="22" rx="2"/>',
         f'<text x="{NAMES + 8}" y="{y + 18}">{row.share:.2f}</text>',

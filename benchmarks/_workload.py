@@ -3,6 +3,8 @@
 A job is a no-op async task with one int and one short string. A side is something that
 works such jobs: jetq, or raw nats-py. It takes part in processes of its own: `Part` is
 what such a process is told, a `dict` of figures is what it answers.
+
+Needs nothing but the standard library: the peers have none of what jetq needs.
 """
 
 from __future__ import annotations
@@ -11,9 +13,8 @@ import asyncio
 import os
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-
-import msgspec
 
 __all__ = ["CONCURRENCY", "TEXT", "WARM_UP", "WIDTH", "Part", "Tally", "percentile", "timed"]
 
@@ -30,7 +31,8 @@ WARM_UP = 20
 """Jobs before the measured ones, where one job is measured after the other."""
 
 
-class Part(msgspec.Struct, frozen=True, kw_only=True):
+@dataclass(frozen=True, kw_only=True)
+class Part:
     """What one process of a side has to do."""
 
     url: str

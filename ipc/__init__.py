@@ -1,6 +1,6 @@
 """The layer on NATS: connection, JetStream, codecs and the local nats-server."""
 
-from ._batch import MAX_ATOMIC_BATCH, Outgoing, ingest, publish_atomically
+from ._batch import MAX_ATOMIC_BATCH, BatchWriter, Outgoing, ingest, publish_atomically
 from ._codec import decoder, encode
 from ._connection import REQUIRED_SERVER, Connection, Message, Subscription
 from ._errors import (
@@ -46,6 +46,7 @@ __all__ = [
     "MAX_NAME_LENGTH",
     "REQUIRED_SERVER",
     "BatchBrokenError",
+    "BatchWriter",
     "Connection",
     "ConnectionLostError",
     "ConsumerConfig",

@@ -6,23 +6,28 @@ Source: NATS ADR-50 (batch publishing).
 from __future__ import annotations
 
 import asyncio
+import itertools
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Generic, TypeVar
 
 import msgspec
 
 from ._codec import decoder
-from ._connection import Connection, Message
+from ._connection import Connection, Message, Subscription
 from ._errors import (
     BatchBrokenError,
     ConnectionLostError,
+    IpcError,
     JetStreamError,
     NoResponderError,
     UnconfirmedError,
 )
 from ._jetstream import ApiError, JetStream, PubAck, error_for
 
-__all__ = ["MAX_ATOMIC_BATCH", "Outgoing", "ingest", "publish_atomically"]
+__all__ = ["MAX_ATOMIC_BATCH", "BatchWriter", "Outgoing", "ingest", "publish_atomically"]
+
+T = TypeVar("T")
 
 MAX_ATOMIC_BATCH = 1000
 """Messages; the server's limit (ADR-50)."""
@@ -133,6 +138,119 @@ async def _next_answer(answers: Answers, subject: str, acknowledged: int, timeou
             raise BatchBrokenError(acknowledged, str(error))
         raise error
     return flow
+
+
+class BatchWriter(Generic[T]):
+    """Stores messages in one stream without waiting for each.
+
+    What comes while one batch is being stored becomes the next: a lone message goes at
+    once, of many a second hundreds share an acknowledgement.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        *,
+        on_stored: Callable[[T], None],
+        on_open: Callable[[T], None],
+        timeout: float = 5.0,
+    ) -> None:
+        """Set up; nothing can be added before `open`.
+
+        Args:
+            on_stored: Called with what was added with a message, once that is stored.
+            on_open: Called with it instead if the message may be stored or not: refused, or
+                nothing was heard of it.
+            timeout: Seconds the server may take for a batch.
+        """
+        self._connection = connection
+        self._on_stored = on_stored
+        self._on_open = on_open
+        self._timeout = timeout
+        self._waiting: list[tuple[Outgoing, T]] = []
+        self._sent: list[tuple[Outgoing, T]] = []
+        self._scheduled = False
+        self._batch = ""
+        self._numbers = itertools.count(1)
+        self._overdue: asyncio.TimerHandle | None = None
+        self._subscription: Subscription | None = None
+        self._stop_listening: Callable[[], None] = lambda: None
+
+    async def open(self) -> None:
+        """Begin to listen for acknowledgements."""
+        self._loop = asyncio.get_running_loop()
+        self._inbox = self._connection.new_inbox()
+        self._id = uuid.uuid4().hex
+        self._subscription = await self._connection.subscribe(f"{self._inbox}.>", self._on_answer)
+        self._stop_listening = self._connection.on_lost(lambda: self._end(0))
+
+    async def close(self) -> list[T]:
+        """Stop listening; return what is not known to be stored."""
+        left = [item for _, item in (*self._sent, *self._waiting)]
+        self._sent, self._waiting = [], []
+        self._end(0)
+        self._stop_listening()
+        if self._subscription is not None:
+            await self._subscription.close()
+        return left
+
+    def add(self, message: Outgoing, item: T) -> None:
+        """Store a message; `item` is handed back when it is known what became of it."""
+        self._waiting.append((message, item))
+        if not self._sent and not self._scheduled:
+            self._scheduled = True
+            # Not yet: what else this turn of the event loop adds goes along.
+            self._loop.call_soon(self._send)
+
+    def _send(self) -> None:
+        self._scheduled = False
+        if self._sent or not self._waiting:
+            return
+        self._sent, self._waiting = self._waiting, []
+        self._batch = f"{self._id}-{next(self._numbers)}"
+        self._overdue = self._loop.call_later(self._timeout, self._end, 0)
+        prefix, last = f"{self._inbox}.{self._batch}.{ACK_EVERY}.fail", len(self._sent)
+        try:
+            for number, (message, _) in enumerate(self._sent, start=1):
+                operation = COMMIT if number == last else START if number == 1 else APPEND
+                self._connection.send(
+                    message.subject,
+                    message.data,
+                    reply=f"{prefix}.{number}.{operation}.$FI",
+                    headers=message.headers,
+                )
+        except IpcError:
+            # What was sent of it is stored or not; without its end the server forgets it.
+            self._end(0)
+
+    def _on_answer(self, answer: Message) -> None:
+        if answer.subject.split(".", 3)[2] != self._batch or not self._sent:
+            return
+        if answer.headers is not None:
+            # Nobody there who stores it.
+            self._end(0)
+            return
+        flow = decode_flow(answer.data)
+        if flow.type:
+            # How fast to go on, or why the end will come early.
+            return
+        if flow.error is not None:
+            self._end(0)
+        else:
+            # A batch of one is acknowledged like any publish, without a count.
+            self._end(flow.count if len(self._sent) > 1 else 1)
+
+    def _end(self, stored: int) -> None:
+        """Hand everything back, of which the first so many are stored."""
+        if self._overdue is not None:
+            self._overdue.cancel()
+            self._overdue = None
+        sent, self._sent = self._sent, []
+        for _, item in sent[:stored]:
+            self._on_stored(item)
+        for _, item in sent[stored:]:
+            self._on_open(item)
+        self._send()
 
 
 async def publish_atomically(

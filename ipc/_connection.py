@@ -1,6 +1,6 @@
-"""The connection to NATS: the only module that knows the client library.
+"""The connection to NATS; with `_client`, the only module that knows the client library.
 
-What it adds to nats-py:
+What it adds to the client:
 
 - opening that fails with a reason (wrong login, too old, nobody there) instead of
   trying for ever, and that never gives up afterwards: when the client closes itself,
@@ -23,12 +23,10 @@ from typing import Any
 
 import msgspec
 import structlog
-from nats.aio.client import Client
-from nats.aio.msg import Msg
-from nats.aio.subscription import Subscription as NatsSubscription
 from nats.errors import ConnectionClosedError, OutboundBufferLimitError
 from nats.errors import Error as NatsError
 
+from ._client import Client, Listener, Message
 from ._errors import (
     ConnectionLostError,
     IpcError,
@@ -54,7 +52,7 @@ RECONNECT_WAIT = 0.25
 # Any request that the server answers, if only with "nobody listens".
 FENCE = "$JS.API.INFO"
 FENCE_TIMEOUT = 1.0
-# Bytes; above twice that the client waits for its buffer to be sent.
+# Bytes; above that `publish` waits for the server to read on.
 MAX_UNSENT = 1024 * 1024
 
 # Seconds that a request may overrun its time-out.
@@ -65,23 +63,6 @@ _PERMISSION = re.compile(
 )
 
 log = structlog.stdlib.get_logger("ipc")
-
-
-class Message(msgspec.Struct, frozen=True, gc=False):
-    """A message as it came from the server."""
-
-    subject: str
-    data: bytes
-    reply: str = ""
-    headers: Mapping[str, str] | None = None
-
-    @property
-    def status(self) -> str | None:
-        """The server's own status code ("404", "408", "100"…), `None` on ordinary messages.
-
-        Source: NATS ADR-4 (inline status).
-        """
-        return None if self.headers is None else self.headers.get("Status")
 
 
 class PendingReply(msgspec.Struct, frozen=True, gc=False):
@@ -99,17 +80,6 @@ class PendingReply(msgspec.Struct, frozen=True, gc=False):
             self.future.set_exception(error)
 
 
-class TolerantClient(Client):
-    """The client, but a subject that is not UTF-8 does not end its reading for good."""
-
-    def _build_message(
-        self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: dict[str, str] | None
-    ) -> Msg:
-        # The server checks no encoding, so anybody may store such a message.
-        readable = subject.decode(errors="replace").encode()
-        return super()._build_message(sid, readable, reply, data, headers)
-
-
 class Subscription:
     """Interest in a subject that outlives reconnects and replaced clients."""
 
@@ -120,47 +90,36 @@ class Subscription:
         self.queue = queue
         self._connection = connection
         self._receive = receive
-        self._current: NatsSubscription | None = None
+        self._listener: Listener | None = None
         self._client: Client | None = None
 
     async def attach(self, client: Client) -> None:
         """Subscribe on `client`; called by the connection whenever it has a new one."""
-        receive = self._receive
-
-        async def on_message(msg: Msg) -> None:
-            receive(Message(msg.subject, msg.data, msg.reply, msg.headers))
-
         self._client = client
-        # No limit on what waits: whoever asks for messages bounds them by asking.
-        self._current = await client.subscribe(  # pyright: ignore[reportUnknownMemberType]
-            self.subject,
-            queue=self.queue,
-            cb=on_message,
-            pending_msgs_limit=0,
-            pending_bytes_limit=0,
-        )
+        self._listener = await client.listen(self.subject, self.queue, self._receive)
 
     async def drain(self) -> None:
         """End the interest, then handle what the server had already sent."""
-        self._connection.forget(self)
-        current, client = self._current, self._client
-        if current is None or client is None:
-            return
         with contextlib.suppress(NatsError, IpcError):
-            # The client's own drain sends its ping ahead of what is buffered, so it may be
-            # over before the server has read that the interest ended. A request comes after:
-            # with its reply, all that was sent before has arrived.
-            await client._send_unsubscribe(current._id)  # pyright: ignore[reportPrivateUsage, reportUnknownMemberType]
+            await self._end()
+            # The server answers in order: with the reply, all it sent before has arrived.
             await self._connection.request(FENCE, timeout=FENCE_TIMEOUT)
-        with contextlib.suppress(NatsError):
-            await current.drain()
+        self._forget()
 
     async def close(self) -> None:
-        """End the interest; what is still waiting is dropped."""
+        """End the interest; what still comes is dropped."""
+        self._forget()
+        with contextlib.suppress(NatsError):
+            await self._end()
+
+    async def _end(self) -> None:
         self._connection.forget(self)
-        if self._current is not None:
-            with contextlib.suppress(NatsError):
-                await self._current.unsubscribe()
+        if self._client is not None and self._listener is not None:
+            await self._client.end(self._listener)
+
+    def _forget(self) -> None:
+        if self._client is not None and self._listener is not None:
+            self._client.forget(self._listener)
 
 
 class Connection:
@@ -172,7 +131,7 @@ class Connection:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self._client: Client = TolerantClient()
+        self._client = Client()
         self.epoch = 0
         """How often the connection was lost."""
         self._connected = asyncio.Event()
@@ -255,35 +214,56 @@ class Connection:
 
     # -- talking ----------------------------------------------------------------
 
-    async def publish(
+    def send(
         self,
         subject: str,
         data: bytes,
         *,
         reply: str = "",
-        headers: dict[str, str] | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
-        """Send a message; nothing says whether it arrived.
+        """Send a message without waiting for anything; nothing says whether it arrived.
 
-        While the connection is away, a little is buffered and sent afterwards, and
-        beyond that this waits.
+        While the connection is away, a little is buffered and sent afterwards.
 
         Raises:
+            ConnectionLostError: The connection is away, and the buffer full.
             MessageTooLargeError: It is over the server's `max_payload`.
         """
         size = len(data) + (_header_size(headers) if headers else 0)
         if size > self._client.max_payload:
             # Checked here, because the server answers by closing the connection.
             raise MessageTooLargeError(subject, size, self._client.max_payload)
+        try:
+            self._client.send(subject, data, reply, headers)
+        except (OutboundBufferLimitError, ConnectionClosedError) as exc:
+            raise ConnectionLostError(self.settings.shown_servers) from exc
+
+    async def publish(
+        self,
+        subject: str,
+        data: bytes,
+        *,
+        reply: str = "",
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        """Send a message as soon as the server takes it; nothing says whether it arrived.
+
+        Raises:
+            ConnectionLostError: The connection is closed.
+            MessageTooLargeError: It is over the server's `max_payload`.
+        """
         while True:
             try:
-                await self._client.publish(subject, data, reply, headers)
-                return
-            except (OutboundBufferLimitError, ConnectionClosedError) as exc:
+                self.send(subject, data, reply=reply, headers=headers)
+                break
+            except ConnectionLostError:
                 if self._closing:
-                    raise ConnectionLostError(subject) from exc
+                    raise
                 self._connected.clear()
                 await self._connected.wait()
+        if self._client.pending_data_size > MAX_UNSENT:
+            await self._client.flushed()
 
     async def request(
         self,
@@ -316,16 +296,7 @@ class Connection:
             self._sweeping = True
             loop.call_later(SWEEP_INTERVAL, self._sweep, loop)
         try:
-            sending = self.publish(subject, data, reply=self._inbox + token, headers=headers)
-            if self._client.pending_data_size + len(data) < MAX_UNSENT:
-                await sending
-            else:
-                # Now it may wait for the server to read on.
-                try:
-                    async with asyncio.timeout_at(pending.expires_at):
-                        await sending
-                except TimeoutError:
-                    raise ReplyTimeoutError(subject, timeout) from None
+            self.send(subject, data, reply=self._inbox + token, headers=headers)
             message = await pending.future
         finally:
             self._replies.pop(token, None)
@@ -482,7 +453,7 @@ class Connection:
 
     async def _replace_client(self) -> None:
         while True:
-            self._client = TolerantClient()
+            self._client = Client()
             try:
                 await self._connect()
                 break

@@ -42,7 +42,6 @@ class Pulled(msgspec.Struct, frozen=True, gc=False):
     """Unix time by the server's clock."""
     num_pending: int
     """Messages that wait behind this one for the same consumer."""
-    headers: bool
 
 
 class PullEnded(msgspec.Struct, frozen=True):
@@ -131,17 +130,17 @@ class PullInbox:
             reply=self._inbox + str(number),
         )
 
-    async def ack(self, reply: str) -> None:
+    def ack(self, reply: str) -> None:
         """Say that a message is done with; it is removed from a WorkQueue stream."""
-        await self._connection.publish(reply, ACK)
+        self._connection.send(reply, ACK)
 
-    async def nak(self, reply: str) -> None:
+    def nak(self, reply: str) -> None:
         """Give a message back; it is delivered again at once."""
-        await self._connection.publish(reply, NAK)
+        self._connection.send(reply, NAK)
 
-    async def renew(self, reply: str) -> None:
+    def renew(self, reply: str) -> None:
         """Say that a message is still worked on; its ack wait begins anew."""
-        await self._connection.publish(reply, IN_PROGRESS)
+        self._connection.send(reply, IN_PROGRESS)
 
     def _receive(self, message: Message) -> None:
         if message.reply:
@@ -174,5 +173,4 @@ def parse_pulled(message: Message) -> Pulled:
         int(tokens[5]),
         int(tokens[7]),
         int(tokens[8]),
-        message.headers is not None,
     )

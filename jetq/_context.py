@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
+from ._delivery import Attempt
+from ._layout import JobId
+
 if TYPE_CHECKING:
     from ._app import App
 
@@ -18,31 +21,44 @@ __all__ = ["JobContext", "current_job"]
 class JobContext:
     """The job that runs, as seen from inside its task."""
 
-    __slots__ = ("app", "attempt", "enqueued_at", "headers", "id", "queue", "state", "task")
+    __slots__ = ("_attempt", "_job", "app", "state")
 
-    def __init__(
-        self,
-        *,
-        app: App,
-        id: str,
-        task: str,
-        queue: str,
-        attempt: int,
-        enqueued_at: datetime | None,
-        headers: Mapping[str, str],
-        state: Any,
-    ) -> None:
+    def __init__(self, app: App, job: JobId, attempt: Attempt, state: Any) -> None:
         self.app = app
-        self.id = id
-        self.task = task
-        self.queue = queue
-        self.attempt = attempt
-        """Counts from 1."""
-        self.enqueued_at = enqueued_at
-        self.headers = headers
-        """What the caller gave as `headers`."""
         self.state = state
         """What the app's `lifespan` yielded."""
+        self._job = job
+        self._attempt = attempt
+
+    @property
+    def id(self) -> str:
+        """The job's id."""
+        return str(self._job)
+
+    @property
+    def task(self) -> str:
+        """The task's name."""
+        return self._attempt.task.name
+
+    @property
+    def queue(self) -> str:
+        """The name of the queue that it came from."""
+        return self._job.queue
+
+    @property
+    def attempt(self) -> int:
+        """Counts from 1."""
+        return self._attempt.number
+
+    @property
+    def enqueued_at(self) -> datetime | None:
+        """UTC, from the enqueuer's clock; `None` where the job does not say."""
+        return self._attempt.message.enqueued_at
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """What the caller gave as `headers`."""
+        return self._attempt.message.headers
 
     @property
     def log(self) -> structlog.stdlib.BoundLogger:

@@ -34,6 +34,13 @@ NAME_IN_USE = 10058
 # Seconds between the tries of a request that has to succeed.
 FIRST_PAUSE, LAST_PAUSE = 0.05, 2.0
 
+# Seconds between two looks at a cluster that is electing a leader.
+ELECTION_PAUSE = 0.25
+
+# Queues that are made sure of at a time. It is the server that takes the time, most of it
+# for one stream after the other: more at a time only wait there.
+AT_ONCE = 8
+
 
 class Drift(msgspec.Struct, frozen=True):
     """A stream that is missing, or differs from what the app wants."""
@@ -68,10 +75,11 @@ class Declarations:
         self._storage: Storage = storage
         self._replicas = replicas
         self._allowed = allowed
-        self._ready: set[str] = set()  # queues
-        self._known: set[str] = set()  # streams
-        self._looked_at: dict[str, float] = {}
-        self._lock = asyncio.Lock()
+        self._ready: set[str] = set()
+        """Queues whose streams are known."""
+        self._known: dict[str, float] = {}
+        """Streams that were found or created, and when they were last looked at."""
+        self._looking: dict[str, asyncio.Lock] = {}
 
     def queue(self, name: str) -> Queue:
         """Return a queue's settings: its own, or the default ones."""
@@ -104,16 +112,13 @@ class Declarations:
         if name in self._ready and not anew:
             return
         asked_at = time.monotonic()
-        async with self._lock:
-            # With the stream away everybody asks at once; one look is enough for all.
-            if name in self._ready and (not anew or self._looked_at.get(name, 0) > asked_at):
-                return
-            self._looked_at[name] = time.monotonic()
-            for config in (*self._shared_streams(), self._queue_stream(name)):
-                if anew or config.name not in self._known:
+        for config in (*self._shared_streams(), self._queue_stream(name)):
+            async with self._looking.setdefault(config.name, asyncio.Lock()):
+                # With the stream away everybody asks at once; one look is enough for all.
+                looked_at = self._known.get(config.name)
+                if looked_at is None or (anew and looked_at <= asked_at):
                     await self._ensure(config, name)
-                    self._known.add(config.name)
-            self._ready.add(name)
+        self._ready.add(name)
 
     async def insist(self, queue: str, request: Callable[[], Awaitable[T]]) -> T:
         """Repeat a request that may be repeated, until the server has answered it.
@@ -139,6 +144,40 @@ class Declarations:
             await asyncio.sleep(pause)
             pause = min(pause * 2, LAST_PAUSE)
 
+    async def ensure_workable(self, queues: Iterable[str], timeout: float) -> None:
+        """Make sure that queues can be worked on, some at a time.
+
+        Args:
+            timeout: Seconds for which an answer of "I do not know" is asked again.
+
+        Raises:
+            QueueMissingError: One is not there and may not be created.
+            UnconfirmedError: The server did not answer, or has no leader for a stream.
+        """
+        waiting = iter(queues)
+
+        async def ensure_next() -> None:
+            for queue in waiting:
+                deadline = time.monotonic() + timeout
+                while True:
+                    try:
+                        await self.ensure_queue(queue)
+                        await self.ensure_consumers(queue)
+                        break
+                    except UnconfirmedError:
+                        # A cluster that is electing a leader.
+                        if time.monotonic() > deadline:
+                            raise
+                        await asyncio.sleep(ELECTION_PAUSE)
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(AT_ONCE):
+                    group.create_task(ensure_next())
+        except ExceptionGroup as errors:
+            # The others were cancelled; the first says what is wrong.
+            raise errors.exceptions[0] from None
+
     async def ensure_consumers(self, name: str) -> None:
         """Make sure that a queue can be worked on."""
         queue, stream = self.queue(name), self._layout.queue_stream_name(name)
@@ -159,25 +198,29 @@ class Declarations:
                 )
 
     async def _ensure(self, config: StreamConfig, queue: str) -> None:
+        """Look at a stream and create it if it is missing; from then on it is known."""
+        name, is_known = config.name, config.name in self._known
+        looked_at = time.monotonic()
+        if is_known:
+            # Also if this fails: whoever waits to look would only fail the same way.
+            self._known[name] = looked_at
         drift = await self.compare(config)
-        if drift is None:
-            return
-        if not drift.exists:
+        if drift is not None and not drift.exists:
             if not self._allowed:
-                raise QueueMissingError(queue, config.name)
+                raise QueueMissingError(queue, name)
             try:
                 await self._jetstream.create_stream(config)
             except JetStreamError as exc:
                 # Somebody else created it meanwhile, with other settings: theirs stand.
                 if exc.err_code != NAME_IN_USE:
                     raise
-            return
-        if config.name not in self._known:
+        elif drift is not None and not is_known:
             log.warning(
                 "stream differs from what the app wants; see `jetq streams`",
-                stream=drift.stream,
+                stream=name,
                 differences=drift.differences,
             )
+        self._known[name] = looked_at
 
     async def compare(self, config: StreamConfig) -> Drift | None:
         """Return how a stream on the server differs from what is wanted, if it does."""

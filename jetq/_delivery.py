@@ -18,25 +18,20 @@ from ._task import Task
 __all__ = ["Attempt", "Delivery", "Unreadable", "read"]
 
 
-class Delivery:
+class Delivery(msgspec.Struct, eq=False):
     """One handing-over of a job, held by this worker until it is settled."""
 
-    __slots__ = ("doubtful", "epoch", "job", "misplaced", "priority", "pulled", "renewed_at")
-
-    def __init__(
-        self, pulled: Pulled, job: JobId, priority: Priority, now: float, epoch: int
-    ) -> None:
-        self.pulled = pulled
-        self.epoch = epoch
-        """Of the connection that it came by."""
-        self.job = job
-        self.priority = priority
-        self.renewed_at = now
-        """When the lease last began, by the event loop's clock."""
-        self.doubtful = False
-        """Whether the server may have forgotten that it was handed over before."""
-        self.misplaced = False
-        """Whether its subject is not that of a job."""
+    pulled: Pulled
+    job: JobId
+    priority: Priority
+    renewed_at: float
+    """When the lease last began, by the monotonic clock."""
+    epoch: int
+    """Of the connection that it came by."""
+    doubtful: bool = False
+    """Whether the server may have forgotten that it was handed over before."""
+    misplaced: bool = False
+    """Whether its subject is not that of a job."""
 
     @property
     def is_first(self) -> bool:
@@ -97,11 +92,12 @@ def read(delivery: Delivery, tasks: Mapping[str, Task[..., Any]]) -> Attempt | U
         message = decode_job(delivery.pulled.data)
     except NOT_DECODABLE as exc:
         return Unreadable(shortened(f"the body is not a job: {exc}"))
-    name, task = shortened(message.task), tasks.get(message.task)
+    task = tasks.get(message.task)
     if task is None:
+        name = shortened(message.task)
         return Unreadable(str(UnknownTaskError(name, tuple(tasks))), name, message.attempt)
     try:
         args, kwargs = task.signature.decode(message.args)
     except TaskArgumentError as exc:
-        return Unreadable(shortened(str(exc)), name, message.attempt)
+        return Unreadable(shortened(str(exc)), task.name, message.attempt)
     return Attempt(task, message, args, kwargs)

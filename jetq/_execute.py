@@ -7,7 +7,7 @@ import math
 import pickle
 import signal
 import traceback
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from functools import partial
 from typing import Any
 
@@ -18,34 +18,45 @@ from ipc import Middleware, wrap
 
 from ._context import JobContext, enter_job
 from ._delivery import Attempt
+from ._layout import JobId
 from ._message import ErrorInfo
 from ._outcome import Cancelled, Completed, Failed, Outcome, PutOff, Rejected
 from ._steering import Reject, RetryAfter, Snooze
 from ._task import AsyncTask, Task
 from ._thread import run_in_thread
 
-__all__ = ["Executor", "Running", "describe"]
+__all__ = ["Executor", "Slot", "describe"]
 
 MAX_TRACEBACK = 8_192
 """Characters; the end is kept, which says where it was raised."""
 
 
-class Running:
-    """A job that runs now, and the handle to stop it."""
+class Slot:
+    """A place for one job at a time: a coroutine that lives as long as its worker."""
 
-    __slots__ = ("cancelled", "id", "slot", "task")
+    __slots__ = ("cancelled", "job", "name", "task")
 
-    def __init__(self, id: str, task: str, slot: asyncio.Task[Any]) -> None:
-        self.id = id
+    def __init__(self, task: asyncio.Task[Any]) -> None:
         self.task = task
-        self.slot = slot
+        self.job: JobId | None = None
+        """What runs here now."""
+        self.name = ""
+        """Of the job's task."""
         self.cancelled = False
 
+    def enter(self, job: JobId, name: str) -> None:
+        """Say that a job runs here from now on."""
+        self.job, self.name, self.cancelled = job, name, False
+
+    def leave(self) -> None:
+        """Say that it runs no more."""
+        self.job = None
+
     def cancel(self) -> None:
-        """Stop it: somebody cancelled the job."""
+        """Stop the job: somebody cancelled it."""
         if not self.cancelled:
             self.cancelled = True
-            self.slot.cancel()
+            self.task.cancel()
 
 
 class RemoteError(Exception):
@@ -60,7 +71,7 @@ class Executor:
         self._processes = anyio.CapacityLimiter(concurrency)
         self._middleware = middleware
 
-    async def run(self, attempt: Attempt, context: JobContext, running: Running) -> Outcome:
+    async def run(self, attempt: Attempt, context: JobContext, slot: Slot) -> Outcome:
         """Run an attempt and return what it came to.
 
         Only the cancellation of the slot itself is raised: the worker has to stop.
@@ -68,7 +79,7 @@ class Executor:
         enter_job(context)
         try:
             outcome = await self._run(attempt, context)
-            if running.slot.cancelling():
+            if slot.task.cancelling():
                 # asyncio delivers at the next await: here, not in what comes after the job.
                 await asyncio.sleep(0)
         except asyncio.CancelledError as exc:
@@ -77,10 +88,10 @@ class Executor:
             # Not the worker's scope: somebody cancelled the job, the task cancelled itself
             # (`asyncio.current_task().cancel()`), or awaited something that was cancelled.
             outcome = Failed(describe(exc))
-        while running.slot.cancelling():
-            running.slot.uncancel()
+        while slot.task.cancelling():
+            slot.task.uncancel()
         # Whatever it made of being cancelled; that it is over is recorded already.
-        return Cancelled() if running.cancelled else outcome
+        return Cancelled() if slot.cancelled else outcome
 
     async def _run(self, attempt: Attempt, context: JobContext) -> Outcome:
         task, timeout = attempt.task, attempt.message.timeout or attempt.task.timeout
@@ -107,23 +118,30 @@ class Executor:
             # signal to this process is not handled inside of one. It would end the worker.
             return Failed(describe(exc))
 
-    async def _call(self, attempt: Attempt, context: JobContext) -> Any:
+    def _call(self, attempt: Attempt, context: JobContext) -> Awaitable[Any]:
         call = partial(run_function, attempt.task, attempt, self._threads, self._processes)
-        return await wrap(call, context, self._middleware)()
+        return wrap(call, context, self._middleware)()
 
 
-async def run_function(
+def run_function(
     task: Task[..., Any],
     attempt: Attempt,
     threads: anyio.CapacityLimiter,
     processes: anyio.CapacityLimiter,
-) -> Any:
+) -> Awaitable[Any]:
     """Call a task's function where it belongs."""
     if isinstance(task, AsyncTask):
-        return await task.function(*attempt.args, **attempt.kwargs)
+        return task.function(*attempt.args, **attempt.kwargs)
     if not task.process:
         call = partial(task.function, *attempt.args, **attempt.kwargs)
-        return await run_in_thread(call, threads)
+        return run_in_thread(call, threads)
+    return run_in_process(task, attempt, processes)
+
+
+async def run_in_process(
+    task: Task[..., Any], attempt: Attempt, processes: anyio.CapacityLimiter
+) -> Any:
+    """Call a task's function in a process of the pool."""
     result, error, trace = await anyio.to_process.run_sync(
         call_in_process, task, attempt.args, attempt.kwargs, cancellable=True, limiter=processes
     )

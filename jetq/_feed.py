@@ -25,6 +25,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
+import operator
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -53,6 +54,9 @@ log = structlog.stdlib.get_logger("jetq")
 
 LOOKAHEAD = 0.1
 """Seconds of work to hold beyond the free slots."""
+
+# With many full queues, so many at a time are asked for a portion, and not each for one job.
+FULL_AT_ONCE = 16
 
 # How long a listening request stays open, and how often the server shows that it still
 # knows of it. With many lanes both grow, so that an idle worker stays quiet.
@@ -86,6 +90,7 @@ class Lane:
         "requests",
         "seen_at",
         "stream",
+        "turn",
         "weight",
     )
 
@@ -94,6 +99,8 @@ class Lane:
         self.stream = stream
         self.consumer = consumer
         self.weight = weight
+        self.turn = 0.0
+        """Grows with what it is asked for, the slower the greater its weight; lowest is next."""
         self.requests: deque[list[int]] = deque()
         """Open fetches, oldest first: request number and how many are still to come."""
         self.listening = 0
@@ -120,6 +127,9 @@ class Lane:
         self.backlog = 0
 
 
+TURN = operator.attrgetter("turn")
+
+
 class Ask(msgspec.Struct, frozen=True):
     """A request to send."""
 
@@ -129,7 +139,11 @@ class Ask(msgspec.Struct, frozen=True):
 
 
 def plan(
-    levels: Sequence[Sequence[Lane]], room: int, now: float, evictable: Sequence[int] = ()
+    levels: Sequence[Sequence[Lane]],
+    room: int,
+    now: float,
+    evictable: Sequence[int] = (),
+    portion: int = 1,
 ) -> Iterator[Ask]:
     """Yield what to ask, most urgent first.
 
@@ -138,17 +152,21 @@ def plan(
         room: How many jobs can be taken beyond those that are held or asked for.
         evictable: For each priority, how many less urgent jobs wait here for a slot and
             would make room for it.
+        portion: What a lane that is known to have as much is asked for at least.
     """
     proven = True
     for level, places in zip(levels, evictable or [0] * len(levels), strict=True):
         hungry = [lane for lane in level if not lane.listening and lane.not_before <= now]
+        hungry.sort(key=TURN)
         weights = sum(lane.weight for lane in hungry if not lane.empty) or 1.0
         here = room + places
         for lane in hungry:
             if lane.empty:
                 yield Ask(lane, 1, listen=True)
             elif proven and room + places > 0 and (not lane.requests or lane.backlog > lane.asked):
-                share = min(room + places, math.ceil(here * lane.weight / weights))
+                share = math.ceil(here * lane.weight / weights)
+                share = max(share, min(lane.backlog - lane.asked, portion))
+                share = min(room + places, share)
                 room -= share
                 yield Ask(lane, share)
         # Whatever is not proven empty by now comes before the levels below.
@@ -198,6 +216,8 @@ class Feed:
         self._lanes = {
             (lane.stream, lane.consumer): lane for level in self._levels for lane in level
         }
+        self._turns: dict[str, float] = dict.fromkeys(PRIORITIES, 0.0)
+        """Of each priority, the turn of the lane that was asked last."""
         self._by_request: dict[int, Lane] = {}
         self._wake = asyncio.Event()
         self._missing: set[str] = set()
@@ -227,7 +247,9 @@ class Feed:
                 self._return_surplus()
                 room = self._target - len(self.held) - self._asked
                 evictable = self._buffer.less_urgent()
-                for ask in list(plan(self._levels, room, time.monotonic(), evictable)):
+                portion = self._target // FULL_AT_ONCE
+                now = time.monotonic()
+                for ask in list(plan(self._levels, room, now, evictable, portion)):
                     if not self._closed:
                         await self._send(ask)
                 await self._wake.wait()
@@ -259,15 +281,25 @@ class Feed:
         self._asked = 0
         self._wake.set()
 
+    def ack_at_once(self, delivery: Delivery) -> bool:
+        """Remove a job from its queue; return `False` if the connection was lost since it came.
+
+        Then it has to be asked first whether it is still there: `ack` does.
+        """
+        if delivery.epoch != self._connection.epoch:
+            return False
+        self._inbox.ack(delivery.pulled.reply)
+        return True
+
     async def ack(self, delivery: Delivery) -> None:
-        """Remove a job from its queue.
+        """Remove a job from its queue, whatever happened to the connection.
 
         Raises:
             UnconfirmedError: The connection was lost, and it is not known yet whether the
                 job is still there to be answered for; repeating it is safe.
         """
         if await self._may_answer(delivery):
-            await self._inbox.ack(delivery.pulled.reply)
+            self._inbox.ack(delivery.pulled.reply)
 
     async def nak(self, delivery: Delivery) -> None:
         """Give a job back, for any worker to take at once.
@@ -278,13 +310,13 @@ class Feed:
             return
         with contextlib.suppress(IpcError):
             if await self._may_answer(delivery):
-                await self._inbox.nak(delivery.pulled.reply)
+                self._inbox.nak(delivery.pulled.reply)
 
     async def renew(self, delivery: Delivery) -> None:
         """Begin a job's lease anew. If the connection was lost, there is none to renew."""
         with contextlib.suppress(IpcError):
             if await self._may_answer(delivery):
-                await self._inbox.renew(delivery.pulled.reply)
+                self._inbox.renew(delivery.pulled.reply)
 
     async def _may_answer(self, delivery: Delivery) -> bool:
         """Return whether an answer would still be for this job.
@@ -408,6 +440,9 @@ class Feed:
         else:
             lane.requests.append([number, ask.batch])
             lane.empty = False
+            # Time that a queue spent empty earns it no arrears.
+            turn = self._turns[lane.consumer] = max(lane.turn, self._turns[lane.consumer])
+            lane.turn = turn + ask.batch / lane.weight
             self._asked += ask.batch
         await self._inbox.ask(
             number,

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from functools import lru_cache
 
 from ipc import (
     Connection,
     JetStream,
     Message,
     NoResponderError,
+    Outgoing,
     ServerUnavailableError,
     SubjectTakenError,
     UnconfirmedError,
@@ -25,6 +27,12 @@ __all__ = ["Outcomes"]
 # The announcement of an outcome can be missed (a reconnect), and a replica may not have it
 # yet when it is asked first: look again after these many seconds, then twice that…
 FIRST_LOOK, LAST_LOOK = 0.5, 8.0
+
+
+@lru_cache
+def ttl_header(ttl: float) -> dict[str, str]:
+    """Return the header by which the server forgets a message after `ttl` seconds."""
+    return {"Nats-TTL": str(max(1, round(ttl)))}
 
 
 class Outcomes:
@@ -45,15 +53,16 @@ class Outcomes:
             UnconfirmedError: Whether it was stored is unknown; repeating it is safe.
             MessageTooLargeError: The result is over the server's limit.
         """
+        message = self.outgoing(job, outcome, ttl)
         try:
-            await self._jetstream.publish(
-                self._layout.result(job),
-                encode(outcome),
-                headers={"Nats-TTL": str(max(1, round(ttl)))},
-            )
+            await self._jetstream.publish(message.subject, message.data, headers=message.headers)
         except SubjectTakenError:
             return False
         return True
+
+    def outgoing(self, job: JobId, outcome: OutcomeRecord, ttl: float) -> Outgoing:
+        """Return an outcome as the message to be stored; it is refused if there is one before."""
+        return Outgoing(self._layout.result(job), encode(outcome), ttl_header(ttl))
 
     async def find(self, job: JobId) -> OutcomeRecord | None:
         """Return a job's outcome, or `None`."""

@@ -15,6 +15,7 @@ import msgspec
 import structlog
 
 from ipc import (
+    BatchWriter,
     JetStream,
     MessageTooLargeError,
     SubjectTakenError,
@@ -28,14 +29,23 @@ from ._enqueue import must_be_last, schedule_headers
 from ._feed import Feed
 from ._layout import Layout
 from ._message import HEADROOM, DeadLetter, ErrorInfo, OutcomeRecord
-from ._outcome import Bury, Drop, Finish, GiveBack, RetryAt, Settlement
+from ._outcome import COMPLETED, Bury, Drop, Finish, GiveBack, RetryAt, Settlement
 from ._results import Outcomes
 
-__all__ = ["Settler"]
+__all__ = ["Ended", "Settler"]
 
 log = structlog.stdlib.get_logger("jetq")
 
 T = TypeVar("T")
+
+
+class Ended(msgspec.Struct, frozen=True):
+    """A job that ran, and what is to become of it."""
+
+    delivery: Delivery
+    attempt: Attempt | Unreadable
+    settlement: Settlement
+    started_at: datetime
 
 
 class Settler:
@@ -52,6 +62,8 @@ class Settler:
         *,
         worker: str,
         result_ttl: float,
+        on_settled: Callable[[Delivery, Settlement], None],
+        on_open: Callable[[Ended], None],
     ) -> None:
         self._feed = feed
         self._jetstream = jetstream
@@ -61,6 +73,52 @@ class Settler:
         self._declarations = declarations
         self._worker = worker
         self._result_ttl = result_ttl
+        self._on_settled = on_settled
+        self._on_open = on_open
+        self._writer = BatchWriter[Ended](
+            jetstream.connection, on_stored=self._on_stored, on_open=on_open
+        )
+
+    async def open(self) -> None:
+        """Get ready for `settle_soon`."""
+        await self._writer.open()
+        self._largest_result = self._jetstream.connection.max_payload - HEADROOM
+
+    async def close(self) -> list[Ended]:
+        """Return what is not known to be settled, to be given back."""
+        return await self._writer.close()
+
+    def settle_soon(
+        self,
+        delivery: Delivery,
+        attempt: Attempt | Unreadable,
+        settlement: Settlement,
+        started_at: datetime,
+    ) -> bool:
+        """Settle a job that ended well the first time it was delivered, waiting for nothing.
+
+        `on_settled` is called when it is done; `on_open` if it could not be, and `settle`
+        has to. Returns `False` for any other job: `settle` it.
+        """
+        if not isinstance(settlement, Finish) or not delivery.is_first:
+            return False
+        if not _is_stored(attempt, settlement):
+            if not self._feed.ack_at_once(delivery):
+                return False
+            self._on_settled(delivery, settlement)
+            return True
+        record = self._record(attempt, settlement.status, started_at, None, settlement.result)
+        message = self._outcomes.outgoing(delivery.job, record, self._ttl(attempt))
+        if settlement.status != COMPLETED or len(message.data) > self._largest_result:
+            return False
+        self._writer.add(message, Ended(delivery, attempt, settlement, started_at))
+        return True
+
+    def _on_stored(self, ended: Ended) -> None:
+        if self._feed.ack_at_once(ended.delivery):
+            self._on_settled(ended.delivery, ended.settlement)
+        else:
+            self._on_open(ended)
 
     async def settle(
         self,
@@ -78,7 +136,7 @@ class Settler:
             case Bury():
                 await self._bury(delivery, attempt, settlement, started_at)
             case Drop():
-                await self._surely(delivery, lambda: self._feed.ack(delivery))
+                await self._ack(delivery)
             case GiveBack():
                 await self._feed.nak(delivery)
             case _:
@@ -91,8 +149,7 @@ class Settler:
         settlement: Finish,
         started_at: datetime | None,
     ) -> None:
-        stored = not isinstance(attempt, Attempt) or attempt.task.store_result
-        if settlement.status != "completed" or stored:
+        if _is_stored(attempt, settlement):
             error = (
                 ErrorInfo("it was not started before it expired")
                 if settlement.status == "expired"
@@ -149,7 +206,7 @@ class Settler:
             reason = f"failed, and the job cannot be stored for another attempt: {exc}"
             await self._bury(delivery, attempt, Bury(reason, settlement.error), started_at)
             return
-        await self._surely(delivery, lambda: self._feed.ack(delivery))
+        await self._ack(delivery)
         log.info(
             "job will run again",
             job_id=str(delivery.job),
@@ -209,7 +266,7 @@ class Settler:
         self, delivery: Delivery, attempt: Attempt | Unreadable, record: OutcomeRecord
     ) -> bool:
         """Record how a job ended; return `False` if it had ended before."""
-        ttl = attempt.task.result_ttl if isinstance(attempt, Attempt) else self._result_ttl
+        ttl = self._ttl(attempt)
         first = await self._surely(
             delivery, lambda: self._outcomes.record(delivery.job, record, ttl)
         )
@@ -225,7 +282,15 @@ class Settler:
             stream = self._layout.queue_stream_name(delivery.job.queue)
             copies = self._layout.anywhere(delivery.job)
             await self._surely(delivery, lambda: self._jetstream.purge(stream, copies))
-        await self._surely(delivery, lambda: self._feed.ack(delivery))
+        await self._ack(delivery)
+
+    async def _ack(self, delivery: Delivery) -> None:
+        # Nearly always the connection is still the one that the job came by.
+        if not self._feed.ack_at_once(delivery):
+            await self._surely(delivery, lambda: self._feed.ack(delivery))
+
+    def _ttl(self, attempt: Attempt | Unreadable) -> float:
+        return attempt.task.result_ttl if isinstance(attempt, Attempt) else self._result_ttl
 
     def _record(
         self,
@@ -250,3 +315,9 @@ class Settler:
 
     def _surely(self, delivery: Delivery, publish: Callable[[], Awaitable[T]]) -> Awaitable[T]:
         return self._declarations.insist(delivery.job.queue, publish)
+
+
+def _is_stored(attempt: Attempt | Unreadable, settlement: Finish) -> bool:
+    """Return whether the outcome is recorded: not that of a task without results that ran."""
+    wanted = not isinstance(attempt, Attempt) or attempt.task.store_result
+    return wanted or settlement.status != COMPLETED

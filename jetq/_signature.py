@@ -89,11 +89,9 @@ class Signature:
             # What a type of the user's raises while it is made, or JSON nested too deeply.
             problem = f"cannot be decoded: {type(exc).__name__}: {exc}"
             raise TaskArgumentError(self.task, problem) from exc
-        given = {
-            name: value
-            for name in decoded.__struct_fields__
-            if (value := getattr(decoded, name)) is not msgspec.UNSET
-        }
+        given = msgspec.structs.asdict(decoded)
+        if len(self._required) < len(given):
+            given = {name: value for name, value in given.items() if value is not msgspec.UNSET}
         if not self._by_position_only:
             return [], given
         return [given.pop(name) for name in self._by_position_only if name in given], given

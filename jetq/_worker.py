@@ -6,6 +6,7 @@ import asyncio
 import os
 import socket
 import time
+from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from contextvars import copy_context
@@ -18,15 +19,16 @@ import anyio.lowlevel
 import msgspec
 import structlog
 
-from ipc import IpcError, Message, UnconfirmedError
+from ipc import IpcError, Message
 
 from ._buffer import Buffer
 from ._context import JobContext, is_as_before
 from ._crashes import Crashes
 from ._delivery import Attempt, Delivery, Unreadable, read
-from ._errors import QueueMissingError
-from ._execute import Executor, Running
+from ._errors import InvalidJobIdError, QueueMissingError
+from ._execute import Executor, Slot
 from ._feed import Feed
+from ._layout import JobId
 from ._outcome import (
     Bury,
     Cancelled,
@@ -41,7 +43,7 @@ from ._outcome import (
     Superseded,
     settlement_for,
 )
-from ._settle import Settler
+from ._settle import Ended, Settler
 from ._watchdog import Watchdog
 
 if TYPE_CHECKING:
@@ -103,10 +105,12 @@ class Worker:
         self._state: Any = None
         self._stack = AsyncExitStack()
         self._buffer = Buffer(weights)
-        self._running: dict[str, Running] = {}
-        self._slots: dict[asyncio.Task[Any], Running] = {}
+        self._running: dict[JobId, Slot] = {}
+        self._slots: dict[asyncio.Task[Any], Slot] = {}
         self._num_slots = 0
-        self._cancelled: dict[str, float] = {}
+        self._open = deque[Ended]()
+        self._any_open = asyncio.Event()
+        self._cancelled: dict[JobId, float] = {}
         self._watchdog = Watchdog(self._name_of)
 
     # -- the public side ----------------------------------------------------------------
@@ -115,7 +119,7 @@ class Worker:
         """Connect, make sure that the queues exist, and enter the app's lifespan."""
         app = await self._stack.enter_async_context(self.app)
         try:
-            await self._declare()
+            await app.declarations.ensure_workable(self._weights, app.timeout)
             if app.lifespan is not None:
                 self._state = await self._stack.enter_async_context(app.lifespan())
             self._feed = Feed(
@@ -137,6 +141,8 @@ class Worker:
                 app.declarations,
                 worker=self.name,
                 result_ttl=app.result_ttl,
+                on_settled=self._on_settled,
+                on_open=self._on_open,
             )
             self._crashes = Crashes(app.jetstream, app.layout)
             self._executor = Executor(self.concurrency, app.middleware)
@@ -164,6 +170,7 @@ class Worker:
         app = self.app
         forget_asked = app.connection.on_lost(self._feed.reset)
         unsubscribe = app.connection.on_reconnect(self._on_reconnect)
+        await self._settler.open()
         commands = await app.connection.subscribe(app.layout.control("cancel"), self._on_cancel)
         log.info(
             "worker started",
@@ -176,6 +183,7 @@ class Worker:
                 self._group = group
                 self._context = copy_context()
                 group.start_soon(self._feed.run)
+                group.start_soon(self._settle_open)
                 group.start_soon(self._renew_leases)
                 group.start_soon(self._watchdog.run)
                 self._ready = True
@@ -195,6 +203,7 @@ class Worker:
             with anyio.move_on_after(LAST_WORDS, shield=True):
                 await self._feed.close()
                 await self._give_back_waiting()
+                await self._give_back_unsettled()
                 await commands.close()
             if not app.connection.is_connected:
                 log.warning(
@@ -222,18 +231,20 @@ class Worker:
     @property
     def running(self) -> int:
         """How many jobs run now."""
-        return len(self._slots)
+        return len(self._running)
 
     # -- the way of a job -----------------------------------------------------------------
 
-    async def handle(self, delivery: Delivery) -> None:
+    async def handle(self, delivery: Delivery, slot: Slot) -> None:
         """Run one delivered job and tell the server what became of it."""
         attempt = read(delivery, self.app.tasks)
         started_at = datetime.now(UTC)
         try:
-            outcome = await self._execute(delivery, attempt, started_at)
+            outcome = await self._execute(delivery, attempt, started_at, slot)
             settlement = settlement_for(outcome, attempt.number, attempt.retry)
-            await self._settler.settle(delivery, attempt, settlement, started_at)
+            if not self._settler.settle_soon(delivery, attempt, settlement, started_at):
+                await self._settler.settle(delivery, attempt, settlement, started_at)
+                self._on_settled(delivery, settlement)
         except anyio.get_cancelled_exc_class():
             # Shutting down: give the job back now, not when its lease runs out.
             with anyio.move_on_after(LAST_WORDS, shield=True):
@@ -241,16 +252,50 @@ class Worker:
                 if not delivery.is_first:
                     # Taken away from it, so it did not take this worker down.
                     await self._crashes.forget(delivery.job)
-            self._count(GiveBack())
+            self._on_settled(delivery, GiveBack())
             raise
+        except Exception:
+            self._not_settled(delivery)
+
+    def _on_settled(self, delivery: Delivery, settlement: Settlement) -> None:
         self._count(settlement)
+        self._release(delivery)
+
+    def _on_open(self, ended: Ended) -> None:
+        self._open.append(ended)
+        self._any_open.set()
+
+    async def _settle_open(self) -> None:
+        """Settle one by one what could not be settled on the way."""
+        while True:
+            await self._any_open.wait()
+            while self._open:
+                delivery, settlement = self._open[0].delivery, self._open[0].settlement
+                try:
+                    await self._settler.settle(
+                        delivery, self._open[0].attempt, settlement, self._open[0].started_at
+                    )
+                    self._on_settled(delivery, settlement)
+                except Exception:
+                    self._not_settled(delivery)
+                self._open.popleft()
+            self._any_open.clear()
+
+    def _not_settled(self, delivery: Delivery) -> None:
+        # The job is still the server's: it comes again when its lease runs out.
+        log.exception("job could not be settled", job_id=str(delivery.job))
+        self._release(delivery)
 
     async def _execute(
-        self, delivery: Delivery, attempt: Attempt | Unreadable, started_at: datetime
+        self,
+        delivery: Delivery,
+        attempt: Attempt | Unreadable,
+        started_at: datetime,
+        slot: Slot,
     ) -> Outcome:
         if isinstance(attempt, Unreadable):
             return Rejected(attempt.reason)
-        message, job_id = attempt.message, str(delivery.job)
+        job, message = delivery.job, attempt.message
         if not delivery.is_first or message.resent:
             trouble = await self._recheck(delivery, attempt)
             if trouble is not None:
@@ -258,28 +303,17 @@ class Worker:
         if message.expires_at is not None and started_at > message.expires_at:
             return Expired()
         # The word that came is not enough: by now it may be another job, with the same id.
-        if job_id in self._cancelled and await self._has_ended(delivery):
+        if job in self._cancelled and await self._has_ended(delivery):
             return Cancelled()
-        context = JobContext(
-            app=self.app,
-            id=job_id,
-            task=attempt.task.name,
-            queue=delivery.job.queue,
-            attempt=message.attempt,
-            enqueued_at=message.enqueued_at,
-            headers=message.headers,
-            state=self._state,
-        )
-        slot = asyncio.current_task()
-        assert slot is not None
-        running = Running(job_id, attempt.task.name, slot)
-        self._running[job_id] = self._slots[slot] = running
+        context = JobContext(self.app, job, attempt, self._state)
+        slot.enter(job, attempt.task.name)
+        self._running[job] = slot
         try:
-            return await self._executor.run(attempt, context, running)
+            return await self._executor.run(attempt, context, slot)
         finally:
-            del self._slots[slot]
-            if self._running.get(job_id) is running:
-                del self._running[job_id]
+            slot.leave()
+            if self._running.get(job) is slot:
+                del self._running[job]
 
     async def _has_ended(self, delivery: Delivery) -> bool:
         """Look for a job's outcome."""
@@ -319,23 +353,23 @@ class Worker:
             self._start_slot()
         self._buffer.put(delivery)
 
+    def _start_slot(self) -> None:
+        self._context.run(self._group.start_soon, self._slot)
+
     async def _slot(self) -> None:
-        while is_as_before(self._context):
-            delivery = await self._buffer.take()
-            try:
-                await self.handle(delivery)
-            except Exception:
-                # The job is still the server's: it comes again when its lease runs out.
-                log.exception("job could not be settled", job_id=str(delivery.job))
-            finally:
-                self._release(delivery)
+        task = asyncio.current_task()
+        assert task is not None
+        slot = self._slots[task] = Slot(task)
+        try:
+            # One job after the other, as long as none leaves something to the next.
+            while is_as_before(self._context):
+                await self.handle(await self._buffer.take(), slot)
+        finally:
+            del self._slots[task]
         # A job has set context variables; the next one must not see them. Not while the
         # worker is being cancelled, though: then this ends here.
         await anyio.lowlevel.checkpoint()
         self._start_slot()
-
-    def _start_slot(self) -> None:
-        self._context.run(self._group.start_soon, self._slot)
 
     def _release(self, delivery: Delivery) -> None:
         self._feed.finished(delivery)
@@ -375,40 +409,26 @@ class Worker:
 
     def _on_cancel(self, message: Message) -> None:
         try:
-            job_id = msgspec.json.decode(message.data, type=str)
-        except msgspec.DecodeError:
+            job = JobId.parse(msgspec.json.decode(message.data, type=str))
+        except (msgspec.DecodeError, InvalidJobIdError):
             log.warning("command not understood", subject=message.subject)
             return
-        running = self._running.get(job_id)
-        if running is not None:
-            running.cancel()
+        slot = self._running.get(job)
+        if slot is not None:
+            slot.cancel()
             return
         now = time.monotonic()
         # In the order they came, so the oldest are first.
         while self._cancelled and now - next(iter(self._cancelled.values())) >= REMEMBER:
             del self._cancelled[next(iter(self._cancelled))]
-        self._cancelled.pop(job_id, None)
-        self._cancelled[job_id] = now
+        self._cancelled.pop(job, None)
+        self._cancelled[job] = now
 
-    def _name_of(self, slot: asyncio.Task[Any]) -> tuple[str, str] | None:
-        running = self._slots.get(slot)
-        return (running.id, running.task) if running else None
+    def _name_of(self, task: asyncio.Task[Any]) -> tuple[str, str] | None:
+        slot = self._slots.get(task)
+        return (str(slot.job), slot.name) if slot is not None and slot.job is not None else None
 
     # -- the server -----------------------------------------------------------------------
-
-    async def _declare(self) -> None:
-        deadline = time.monotonic() + self.app.timeout
-        for queue in self._weights:
-            while True:
-                try:
-                    await self.app.declarations.ensure_queue(queue)
-                    await self.app.declarations.ensure_consumers(queue)
-                    break
-                except UnconfirmedError:
-                    # A cluster that is electing a leader.
-                    if time.monotonic() > deadline:
-                        raise
-                    await anyio.sleep(0.25)
 
     async def _declare_again(self, queue: str) -> None:
         """Bring a queue back whose stream or consumers are gone, if that is possible now."""
@@ -438,3 +458,9 @@ class Worker:
             await self._feed.nak(delivery)
             self._count(GiveBack())
             self._release(delivery)
+
+    async def _give_back_unsettled(self) -> None:
+        """Give back what ran and may not be settled; who gets it looks for an outcome first."""
+        for ended in (*self._open, *await self._settler.close()):
+            await self._feed.nak(ended.delivery)
+            self._on_settled(ended.delivery, GiveBack())
