@@ -96,9 +96,7 @@ async def ingest(
             last = number == len(messages)
             operation = COMMIT if last else START if number == 1 else APPEND
             reply = f"{prefix}.{number}.{operation}.$FI"
-            await connection.publish(
-                message.subject, message.data, reply=reply, headers=message.headers
-            )
+            connection.send(message.subject, message.data, reply=reply, headers=message.headers)
             # Before the first answer the window is 0: the server first says how fast it can.
             while not committed and (last or number - acknowledged >= window):
                 flow = await _next_answer(answers, message.subject, acknowledged, timeout)
@@ -144,7 +142,8 @@ class BatchWriter(Generic[T]):
     """Stores messages in one stream without waiting for each.
 
     What comes while one batch is being stored becomes the next: a lone message goes at
-    once, of many a second hundreds share an acknowledgement.
+    once, of many a second hundreds share an acknowledgement. One at a time, because the
+    server acknowledges several open batches of a stream more often.
     """
 
     def __init__(
@@ -224,7 +223,7 @@ class BatchWriter(Generic[T]):
             self._end(0)
 
     def _on_answer(self, answer: Message) -> None:
-        if answer.subject.split(".", 3)[2] != self._batch or not self._sent:
+        if not self._sent or not answer.subject.startswith(f"{self._inbox}.{self._batch}."):
             return
         if answer.headers is not None:
             # Nobody there who stores it.

@@ -190,7 +190,11 @@ def describe(exc: BaseException) -> ErrorInfo:
         frames = exc.__traceback__
         while frames is not None and _is_ours(frames.tb_frame.f_globals.get("__name__", "")):
             frames = frames.tb_next
-        trace = "".join(traceback.format_exception(kind, exc, frames))
+        told = traceback.TracebackException(kind, exc, frames)
+        for frame in told.stack:
+            # Without the carets, for which every line is parsed: most of the cost of a retry.
+            frame.colno = None
+        trace = "".join(told.format())
     return ErrorInfo(
         message=words_of(exc) or kind.__name__,
         kind=f"{kind.__module__}.{kind.__qualname__}",

@@ -1,10 +1,13 @@
 """Many messages into one stream: fast, or all or none."""
 
+from collections.abc import Sequence
+
 import pytest
 
 from ipc import (
     MAX_ATOMIC_BATCH,
     BatchBrokenError,
+    BatchWriter,
     Connection,
     JetStream,
     JetStreamError,
@@ -17,6 +20,7 @@ from ipc import (
     ingest,
     publish_atomically,
 )
+from tests.conftest import until
 
 
 @pytest.fixture
@@ -148,3 +152,99 @@ async def test_atomic_batch_with_a_gap_is_unconfirmed(jetstream, stream, monkeyp
     with pytest.raises(BatchBrokenError, match="incomplete"):
         await publish_atomically(jetstream, messages)
     assert await jetstream.find_last(stream, f"{stream}.>") is None
+
+
+class Followed:
+    """A batch writer, and what became of the items it was given."""
+
+    def __init__(self, connection: Connection, timeout: float = 5.0) -> None:
+        self.stored, self.open = [], []
+        self.writer = BatchWriter[int](
+            connection, on_stored=self.stored.append, on_open=self.open.append, timeout=timeout
+        )
+
+    async def add(self, messages: Sequence[Outgoing]) -> None:
+        """Add messages, numbered from 0, and wait until it is known what became of each."""
+        for number, message in enumerate(messages):
+            self.writer.add(message, number)
+        await until(
+            lambda: len(self.stored) + len(self.open) == len(messages), "every item is handed back"
+        )
+
+
+@pytest.fixture
+async def followed(jetstream):
+    """A writer on the shared server."""
+    followed = Followed(jetstream.connection)
+    await followed.writer.open()
+    yield followed
+    await followed.writer.close()
+
+
+@pytest.mark.parametrize("count", [1, 2, 600, 5000])
+async def test_written_messages_are_stored_in_order(jetstream, stream, followed, count):
+    """Each is there once when its item is handed back, in order."""
+    await followed.add(messages(stream, count))
+
+    assert followed.stored == list(range(count))
+    assert await number_of_messages(jetstream, stream) == count
+    last = await jetstream.find_last(stream, f"{stream}.x")
+    assert last is not None
+    assert last.data == str(count - 1).encode()
+
+
+@pytest.mark.parametrize("refused", [0, 4, 9])
+async def test_refused_message_leaves_itself_and_those_behind_it_open(
+    jetstream, namespace, followed, refused
+):
+    """Nothing is called stored that is not, wherever in the batch the server says no."""
+    options = {"discard": "new", "discard_new_per_subject": True, "max_msgs_per_subject": 1}
+    await jetstream.create_stream(config(namespace, allow_batched=True, **options))
+    await jetstream.publish(f"{namespace}.{refused}", b"first")
+
+    await followed.add([Outgoing(f"{namespace}.{number}", b"second") for number in range(10)])
+
+    assert followed.stored == list(range(refused))
+    assert followed.open == list(range(refused, 10))
+    for number in followed.stored:
+        stored = await jetstream.find_last(namespace, f"{namespace}.{number}")
+        assert stored is not None
+        assert stored.data == b"second"
+
+
+@pytest.mark.parametrize("count", [1, 10])
+async def test_messages_that_no_stream_stores_stay_open(namespace, followed, count):
+    """Without a stream there is nobody to say that they are stored."""
+    await followed.add(messages(f"{namespace}-nowhere", count))
+
+    assert followed.open == list(range(count))
+
+
+async def test_writer_goes_on_after_a_refused_batch(jetstream, stream, followed):
+    """What comes later is stored, whatever became of what came before."""
+    await followed.add(messages(f"{stream}-nowhere", 3))
+    followed.open.clear()
+
+    await followed.add(messages(stream, 3))
+
+    assert followed.stored == [0, 1, 2]
+
+
+async def test_silent_server_leaves_messages_open():
+    """When the time is up, or the writer is closed, nothing is called stored."""
+    async with LocalServer() as server:
+        connection = Connection(Settings.load(server.url))
+        await connection.open()
+        await JetStream(connection).create_stream(config("s", allow_batched=True))
+        followed = Followed(connection, timeout=0.2)
+        await followed.writer.open()
+        server.suspend()
+
+        await followed.add(messages("s", 3))
+        followed.writer.add(Outgoing("s.x", b""), 3)
+        left = await followed.writer.close()
+
+        assert followed.open == [0, 1, 2]
+        assert left == [3]
+        server.resume()
+        await connection.close()
