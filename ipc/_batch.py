@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Generic, TypeVar
 
 import msgspec
@@ -36,6 +36,9 @@ MAX_ATOMIC_BATCH = 1000
 ACK_EVERY = 500
 # "Outstanding acks = 2 […] is generally optimal" (ADR-50).
 ACKS_AHEAD = 2
+
+SEND_EVERY = 50
+"""Messages of a large batch."""
 
 START, APPEND, COMMIT = 0, 1, 2
 
@@ -70,13 +73,15 @@ decode_flow = decoder(Flow)
 
 
 async def ingest(
-    connection: Connection, messages: Sequence[Outgoing], *, timeout: float = 5.0
+    connection: Connection, messages: Iterable[Outgoing], count: int, *, timeout: float = 5.0
 ) -> None:
-    """Store `messages`, all for one stream, in order and without a gap.
+    """Store `count` messages, all for one stream, in order and without a gap.
 
     Not atomic: what came before a failure stays stored.
 
     Args:
+        messages: Taken one by one, so that making them takes no time of its own: the
+            server stores those before.
         timeout: Seconds the server may take from one acknowledgement to the next.
 
     Raises:
@@ -84,7 +89,7 @@ async def ingest(
         NoResponderError: No stream stores the subject.
         JetStreamError: The server refused a message.
     """
-    if not messages:
+    if count == 0:
         return
     inbox, answers = connection.new_inbox(), Answers()
     prefix = f"{inbox}.{uuid.uuid4().hex}.{ACK_EVERY}.fail"
@@ -93,10 +98,13 @@ async def ingest(
     acknowledged, window, committed = 0, 0, False
     try:
         for number, message in enumerate(messages, start=1):
-            last = number == len(messages)
+            last = number == count
             operation = COMMIT if last else START if number == 1 else APPEND
             reply = f"{prefix}.{number}.{operation}.$FI"
             connection.send(message.subject, message.data, reply=reply, headers=message.headers)
+            if number % SEND_EVERY == 0:
+                # What is buffered goes out: the server works on it while the rest is made.
+                await asyncio.sleep(0)
             # Before the first answer the window is 0: the server first says how fast it can.
             while not committed and (last or number - acknowledged >= window):
                 flow = await _next_answer(answers, message.subject, acknowledged, timeout)
@@ -104,7 +112,7 @@ async def ingest(
                     acknowledged, window = max(acknowledged, flow.seq), flow.msgs * ACKS_AHEAD
                 else:
                     # A batch of one is acknowledged like any publish, without a count.
-                    acknowledged = flow.count if len(messages) > 1 else 1
+                    acknowledged = flow.count if count > 1 else 1
                     committed = True
             if committed:
                 break
@@ -113,7 +121,7 @@ async def ingest(
     finally:
         stop_listening()
         await subscription.close()
-    if acknowledged < len(messages):
+    if acknowledged < count:
         raise BatchBrokenError(acknowledged, "the server ended it early")
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -196,27 +196,35 @@ class Enqueuer:
         """
         deadline = time.monotonic() + self._timeout
         now = datetime.now(UTC)
-        drafts = [draft(call, self._layout, now) for call in calls]
+        # Nothing else in a job is large: most need not be encoded to be sure of their size.
+        large = self._connection.max_payload // 2
+        for call in calls:
+            if call.options.headers or len(call.args) > large:
+                self._check_sizes([draft(call, self._layout, now).outgoing()])
+        drafts: dict[int, Draft] = {}
         placed: list[Placed | None] = [None] * len(calls)
         batches: dict[str, list[int]] = {}
         singles: list[int] = []
-        for index, one in enumerate(drafts):
-            if one.absent is None and not calls[index].options.debounce:
-                batches.setdefault(one.job.queue, []).append(index)
+        for index, call in enumerate(calls):
+            options = call.options
+            if options.unique is options.id is options.debounce is None:
+                batches.setdefault(call.task.queue, []).append(index)
             else:
                 singles.append(index)
+                drafts[index] = draft(call, self._layout, now)
 
-        messages = {
-            queue: [drafts[index].outgoing() for index in indexes]
-            for queue, indexes in batches.items()
-        }
-        self._check_sizes(message for batch in messages.values() for message in batch)
+        def outgoing(indexes: Sequence[int]) -> Iterator[Outgoing]:
+            for index in indexes:
+                one = drafts[index] = draft(calls[index], self._layout, now)
+                yield one.outgoing()
+
         for queue, indexes in batches.items():
-            stored = await self._ingest(queue, messages[queue], deadline)
+            stored = await self._ingest(queue, outgoing(indexes), len(indexes), deadline)
             for index in indexes[:stored]:
                 placed[index] = Placed(drafts[index].job, True)
             for index in indexes[stored:]:
-                drafts[index] = drafts[index].again(self._layout)
+                one = drafts.get(index) or draft(calls[index], self._layout, now)
+                drafts[index] = one.again(self._layout)
                 singles.append(index)
 
         failures: list[Exception] = []
@@ -237,7 +245,7 @@ class Enqueuer:
         done = [one for one in placed if one is not None]
         if failures:
             missing = [
-                str(one.job) for one, found in zip(drafts, placed, strict=True) if found is None
+                str(drafts[index].job) for index, found in enumerate(placed) if found is None
             ]
             if not done and isinstance(failures[0], ServerUnavailableError):
                 raise failures[0]
@@ -412,19 +420,20 @@ class Enqueuer:
 
     # -- streams and time ------------------------------------------------------------------
 
-    async def _ingest(self, queue: str, messages: Sequence[Outgoing], deadline: float) -> int:
+    async def _ingest(
+        self, queue: str, messages: Iterable[Outgoing], count: int, deadline: float
+    ) -> int:
         """Store messages in one batch; return how many are stored for certain."""
         try:
             await self._connection.wait_connected(self._left(deadline))
             await self._declare(queue, False)
-            await ingest(
-                self._connection, messages, timeout=min(self._timeout, self._jetstream.timeout)
-            )
+            timeout = min(self._timeout, self._jetstream.timeout)
+            await ingest(self._connection, messages, count, timeout=timeout)
         except BatchBrokenError as exc:
             return exc.acknowledged
         except (NoResponderError, UnconfirmedError, ServerUnavailableError):
             return 0
-        return len(messages)
+        return count
 
     def _check_sizes(self, messages: Iterable[Outgoing]) -> None:
         """Refuse all before any is sent, if one is too large."""

@@ -59,7 +59,7 @@ async def number_of_messages(jetstream: JetStream, stream: str) -> int:
 @pytest.mark.parametrize("count", [0, 1, 2, 499, 500, 501, 5000])
 async def test_ingested_messages_are_stored_in_order(jetstream, stream, count):
     """Whatever the number, each is there once when `ingest` returns, in order."""
-    await ingest(jetstream.connection, messages(stream, count))
+    await ingest(jetstream.connection, messages(stream, count), count)
 
     assert await number_of_messages(jetstream, stream) == count
     if count:
@@ -70,7 +70,7 @@ async def test_ingested_messages_are_stored_in_order(jetstream, stream, count):
 
 async def test_ingest_takes_headers(jetstream, stream):
     """Headers are stored with their messages."""
-    await ingest(jetstream.connection, [Outgoing(f"{stream}.x", b"", {"Name": "x"})])
+    await ingest(jetstream.connection, [Outgoing(f"{stream}.x", b"", {"Name": "x"})], 1)
 
     stored = await jetstream.find_last(stream, f"{stream}.x")
     assert stored is not None
@@ -81,7 +81,7 @@ async def test_ingest_takes_headers(jetstream, stream):
 async def test_ingest_without_a_stream_says_so(jetstream, namespace):
     """A subject that no stream stores is an error at once."""
     with pytest.raises(NoResponderError):
-        await ingest(jetstream.connection, messages(f"{namespace}-nowhere", 3))
+        await ingest(jetstream.connection, messages(f"{namespace}-nowhere", 3), 3)
 
 
 async def test_stream_that_takes_no_batches_is_an_error(jetstream, namespace):
@@ -89,7 +89,7 @@ async def test_stream_that_takes_no_batches_is_an_error(jetstream, namespace):
     await jetstream.create_stream(config(namespace))
 
     with pytest.raises(JetStreamError):
-        await ingest(jetstream.connection, messages(namespace, 3))
+        await ingest(jetstream.connection, messages(namespace, 3), 3)
     with pytest.raises(JetStreamError):
         await publish_atomically(jetstream, messages(namespace, 3))
     assert await number_of_messages(jetstream, namespace) == 0
@@ -105,7 +105,7 @@ async def test_broken_batch_says_how_many_are_stored():
         server.suspend()
 
         with pytest.raises(BatchBrokenError, match="broke off after 0 ack") as caught:
-            await ingest(connection, messages("s", 5000), timeout=0.3)
+            await ingest(connection, messages("s", 5000), 5000, timeout=0.3)
 
         assert caught.value.acknowledged == 0
         server.resume()
