@@ -40,6 +40,10 @@ ACKS_AHEAD = 2
 SEND_EVERY = 50
 """Messages of a large batch."""
 
+MAX_WRITE = 250
+"""Messages that a `BatchWriter` puts into one batch: in larger ones the first wait for the last,
+and producer, server and consumer for each other (a third slower with 700)."""
+
 START, APPEND, COMMIT = 0, 1, 2
 
 UNKNOWN_BATCH = 10208
@@ -213,7 +217,7 @@ class BatchWriter(Generic[T]):
         self._scheduled = False
         if self._sent or not self._waiting:
             return
-        self._sent, self._waiting = self._waiting, []
+        self._sent, self._waiting = self._waiting[:MAX_WRITE], self._waiting[MAX_WRITE:]
         self._batch = f"{self._id}-{next(self._numbers)}"
         self._overdue = self._loop.call_later(self._timeout, self._end, 0)
         prefix, last = f"{self._inbox}.{self._batch}.{ACK_EVERY}.fail", len(self._sent)

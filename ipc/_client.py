@@ -18,12 +18,13 @@ from nats.aio.subscription import Subscription as NatsPySubscription
 from nats.errors import (
     BadSubjectError,
     ConnectionClosedError,
+    MaxPayloadError,
     OutboundBufferLimitError,
     ProtocolError,
 )
 from nats.protocol.parser import Parser as NatsPyParser
 
-__all__ = ["Client", "Listener", "Message"]
+__all__ = ["Client", "Listener", "Message", "header_block"]
 
 CRLF = b"\r\n"
 
@@ -107,6 +108,7 @@ class Client(NatsPyClient):
         Raises:
             BadSubjectError: `subject` is none.
             ConnectionClosedError: The client is closed.
+            MaxPayloadError: It is too large; the server would close the connection for it.
             OutboundBufferLimitError: The connection is away and the buffer full.
         """
         if " " in subject or not subject.isprintable() or not subject:
@@ -116,12 +118,17 @@ class Client(NatsPyClient):
                 raise ConnectionClosedError
             if self._pending_data_size + len(data) > self._max_pending_size:
                 raise OutboundBufferLimitError
+        size = len(data)
         if headers is None:
-            command = f"PUB {subject} {reply} {len(data)}\r\n".encode() + data + CRLF
+            command = f"PUB {subject} {reply} {size}\r\n".encode() + data + CRLF
         else:
             block = header_block(headers)
-            sizes = f"{len(block)} {len(block) + len(data)}"
-            command = f"HPUB {subject} {reply} {sizes}\r\n".encode() + block + data + CRLF
+            size += len(block)
+            command = (
+                f"HPUB {subject} {reply} {len(block)} {size}\r\n".encode() + block + data + CRLF
+            )
+        if size > self._max_payload:
+            raise MaxPayloadError
         self._pending.append(command)
         self._pending_data_size += len(command)
         if self._flush_queue is not None and self._flush_queue.empty():

@@ -23,10 +23,10 @@ from typing import Any
 
 import msgspec
 import structlog
-from nats.errors import ConnectionClosedError, OutboundBufferLimitError
+from nats.errors import ConnectionClosedError, MaxPayloadError, OutboundBufferLimitError
 from nats.errors import Error as NatsError
 
-from ._client import Client, Listener, Message
+from ._client import Client, Listener, Message, header_block
 from ._errors import (
     ConnectionLostError,
     IpcError,
@@ -230,12 +230,11 @@ class Connection:
             ConnectionLostError: The connection is away, and the buffer full.
             MessageTooLargeError: It is over the server's `max_payload`.
         """
-        size = len(data) + (_header_size(headers) if headers else 0)
-        if size > self._client.max_payload:
-            # Checked here, because the server answers by closing the connection.
-            raise MessageTooLargeError(subject, size, self._client.max_payload)
         try:
             self._client.send(subject, data, reply, headers)
+        except MaxPayloadError as exc:
+            size = len(data) + len(header_block(headers or {}))
+            raise MessageTooLargeError(subject, size, self._client.max_payload) from exc
         except (OutboundBufferLimitError, ConnectionClosedError) as exc:
             raise ConnectionLostError(self.settings.shown_servers) from exc
 
@@ -516,11 +515,6 @@ class Connection:
         reason = cause or self._last_error
         shown = "no answer" if reason is None else str(reason) or type(reason).__name__
         return ServerUnavailableError(self.settings.shown_servers, waited, shown)
-
-
-def _header_size(headers: Mapping[str, str]) -> int:
-    """Return the bytes that headers take: `NATS/1.0`, a line each, an empty one."""
-    return 12 + sum(len(name) + len(value.encode()) + 4 for name, value in headers.items())
 
 
 def _is_refusal(exc: Exception) -> bool:
