@@ -80,7 +80,7 @@ async def drain_results(side: str, plan: Plan) -> Sample:
 
 async def retry(side: str, plan: Plan) -> Sample:
     """Work a full queue in which every job fails once."""
-    return await _drain(side, plan, "retry", plan.share(2), fill="fill_retry", attempts=2)
+    return await _drain(side, plan, "retry", plan.jobs, fill="fill_retry", attempts=2)
 
 
 async def latency_start(side: str, plan: Plan) -> Sample:

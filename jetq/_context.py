@@ -90,9 +90,12 @@ def is_as_before(before: Context) -> bool:
     The running job itself does not count: every job sets it.
     """
     now = copy_context()
-    return len(now) - (_current in now) == len(before) - (_current in before) and all(
-        now[var] is value for var, value in before.items() if var is not _current
-    )
+    if len(now) - (_current in now) != len(before) - (_current in before):
+        return False
+    for var, value in before.items():  # noqa: SIM110 - asked for every job; twice as fast
+        if var is not _current and now[var] is not value:
+            return False
+    return True
 
 
 def enter_job(context: JobContext) -> None:

@@ -59,10 +59,12 @@ LOOKAHEAD = 0.1
 FULL_AT_ONCE = 16
 
 # How long a listening request stays open, and how often the server shows that it still
-# knows of it. With many lanes both grow, so that an idle worker stays quiet.
+# knows of it. With many lanes both grow, so that an idle worker sends a message every two
+# seconds and is sent ten signs of life a second, at most.
 LISTEN = 30.0
 HEARTBEAT = 10.0
-SECONDS_A_LANE = 2.0
+LISTEN_A_LANE = 2.0
+HEARTBEAT_A_LANE = 0.1
 # A fetch is answered at once; this much silence means it was lost.
 FETCH_SILENCE = 5.0
 # After a consumer was found missing, so that a gap of its own making is not hammered.
@@ -223,9 +225,8 @@ class Feed:
         self._missing: set[str] = set()
         self._closed = False
         self._naks: set[asyncio.Task[None]] = set()
-        idle = len(self._lanes) * SECONDS_A_LANE
-        self._listen = max(LISTEN, idle)
-        self._heartbeat = max(HEARTBEAT, idle / 3)
+        self._listen = max(LISTEN, len(self._lanes) * LISTEN_A_LANE)
+        self._heartbeat = max(HEARTBEAT, len(self._lanes) * HEARTBEAT_A_LANE)
 
         self.held: dict[tuple[str, int], Delivery] = {}
         """What was taken and is not settled yet, by subject and sequence."""
