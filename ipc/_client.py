@@ -208,6 +208,12 @@ class Parser(NatsPyParser):
 
 
 def header_block(headers: Mapping[str, str]) -> bytes:
-    """Return headers as they go on the wire (NATS ADR-4)."""
+    """Return headers as they go on the wire (NATS ADR-4).
+
+    Raises:
+        ValueError: One has a line break, which would begin another header.
+    """
     lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    if lines.count("\n") != len(headers):
+        raise ValueError(f"headers are one line each, not {dict(headers)!r}")
     return f"NATS/1.0\r\n{lines}\r\n".encode()

@@ -23,7 +23,12 @@ from typing import Any
 
 import msgspec
 import structlog
-from nats.errors import ConnectionClosedError, MaxPayloadError, OutboundBufferLimitError
+from nats.errors import (
+    BadSubjectError,
+    ConnectionClosedError,
+    MaxPayloadError,
+    OutboundBufferLimitError,
+)
 from nats.errors import Error as NatsError
 
 from ._client import Client, Listener, Message, header_block
@@ -229,9 +234,12 @@ class Connection:
         Raises:
             ConnectionLostError: The connection is away, and the buffer full.
             MessageTooLargeError: It is over the server's `max_payload`.
+            ValueError: `subject` has a space or is empty, or a header has a line break.
         """
         try:
             self._client.send(subject, data, reply, headers)
+        except BadSubjectError as exc:
+            raise ValueError(f"{subject!r} is not a subject: it is empty or has spaces") from exc
         except MaxPayloadError as exc:
             size = len(data) + len(header_block(headers or {}))
             raise MessageTooLargeError(subject, size, self._client.max_payload) from exc

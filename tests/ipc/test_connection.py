@@ -235,3 +235,15 @@ async def test_credentials_that_are_none_are_refused_at_once(server_url, tmp_pat
         await Connection(Settings.load(server_url, credentials=path)).open()
 
     assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("subject", "headers"),
+    [("", {}), ("a b", {}), ("a\r\nPUB b 0", {}), ("a", {"X": "1\r\nY: 2"}), ("a", {"X\n": ""})],
+)
+async def test_nothing_is_smuggled_into_a_message(connection, subject, headers):
+    """What would be read as another command or header is refused; the connection goes on."""
+    with pytest.raises(ValueError, match=r"not a subject|one line each"):
+        await connection.publish(subject, b"", headers=headers or None)
+
+    assert connection.is_connected
