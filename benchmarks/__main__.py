@@ -1,7 +1,8 @@
 """Measure jetq beside its limit: `python -m benchmarks`.
 
 Each round measures jetq and then raw nats-py, so that what else the machine does falls on
-both. Prints a table and writes `all.json` and `all.svg`, or those of what `--only` names.
+both; where there is much of something, jetq alone. Prints a table and writes `all.json` and
+`all.svg`, or those of what `--only` names.
 """
 
 from __future__ import annotations
@@ -19,18 +20,21 @@ from ._child import LOOPS
 from ._figures import FIGURES, row_for
 from ._machine import Machine
 from ._report import Report, table, write
+from ._scale import ROUNDS, SCALE
 from ._scenarios import SCENARIOS, Plan, Sample
 
 SIDES = ("jetq", "raw")
+NAMES = (*SCENARIOS, *SCALE)
 
 RESULTS = Path(__file__).parent / "results"
 
 
 def main(
-    only: Annotated[
-        str, typer.Option(help=f"What begins with this name: {', '.join(SCENARIOS)}.")
-    ] = "",
-    rounds: Annotated[int, typer.Option(min=1, help="How often each is measured.")] = 5,
+    only: Annotated[str, typer.Option(help=f"What begins with this: {', '.join(NAMES)}.")] = "",
+    rounds: Annotated[
+        int,
+        typer.Option(min=1, help=f"How often each is measured; at most {ROUNDS} if it is slow."),
+    ] = 5,
     jobs: Annotated[int, typer.Option(min=1, help="How many jobs are drained.")] = 20_000,
     loop: Annotated[
         str, typer.Option(help="uvloop or asyncio, for all; uvloop where it is installed.")
@@ -38,9 +42,9 @@ def main(
     results: Annotated[Path, typer.Option(help="Where the files go.")] = RESULTS,
 ) -> None:
     """Measure jetq beside raw nats-py that does the same work on the wire."""
-    chosen = [name for name in SCENARIOS if name.startswith(only)]
+    chosen = [name for name in NAMES if name.startswith(only)]
     if not chosen:
-        raise typer.BadParameter(f"nothing begins with {only!r}; there is {', '.join(SCENARIOS)}")
+        raise typer.BadParameter(f"nothing begins with {only!r}; there is {', '.join(NAMES)}")
     loop = loop or ("uvloop" if importlib.util.find_spec("uvloop") else "asyncio")
     if loop not in LOOPS:
         raise typer.BadParameter(f"loop is one of {', '.join(LOOPS)}")
@@ -59,14 +63,18 @@ async def measure(
 ) -> dict[str, dict[str, list[Sample]]]:
     """Return the samples of every chosen scenario: by name, by side, one a round."""
     measured: dict[str, dict[str, list[Sample]]] = {
-        name: {side: [] for side in SIDES} for name in chosen
+        name: {side: [] for side in (SIDES if name in SCENARIOS else SIDES[:1])} for name in chosen
     }
     with console.status("measuring") as status:
         for number in range(1, plan.rounds + 1):
             for name in chosen:
-                for side in SIDES:
+                if name in SCALE and number > ROUNDS:
+                    continue
+                for side, samples in measured[name].items():
                     status.update(f"round {number} of {plan.rounds}: {name} of {side}")
-                    measured[name][side].append(await SCENARIOS[name](side, plan))
+                    samples.append(
+                        await (SCALE[name](plan) if name in SCALE else SCENARIOS[name](side, plan))
+                    )
     return measured
 
 

@@ -100,9 +100,13 @@ class Child:
 async def run(
     side: str, role: str, part: Part, loop: str, program: Sequence[str] = THIS
 ) -> dict[str, Any]:
-    """Run a role to its end in a process of its own and return what it reports."""
+    """Run a role to its end in a process of its own and return what it reports.
+
+    What it could not find out, and reports as `None`, is left out.
+    """
     async with Child.start(side, role, part, loop, program) as child:
-        return await child.answer()
+        report = await child.answer()
+    return {name: value for name, value in report.items() if value is not None}
 
 
 def main(side: str, role: str, part: str, loop: str) -> None:

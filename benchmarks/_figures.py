@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import Literal
@@ -23,8 +24,8 @@ class Figure(msgspec.Struct, frozen=True):
     scenario: str
     metric: str
     unit: str
-    limit: str
-    """What the limit is, in words."""
+    limit: str = ""
+    """What the limit is, in words; without one there is only the figure itself."""
     target: float | None = None
     """For the ratio to the limit, or for the figure itself if `absolute`."""
     absolute: bool = False
@@ -32,6 +33,13 @@ class Figure(msgspec.Struct, frozen=True):
     limit_side: str = "raw"
     limit_scenario: str = ""
     """If it is another than the figure's own."""
+    limit_metric: str = ""
+    """If it is another than the figure's own."""
+
+
+def alone(name: str, scenario: str, metric: str, unit: str, target: float | None) -> Figure:
+    """Return a figure with no limit but its target, of which less is better."""
+    return Figure(name, scenario, metric, unit, target=target, absolute=True, less_is_better=True)
 
 
 FIGURES = (
@@ -132,6 +140,48 @@ FIGURES = (
         "pull, publish a result, ack",
         less_is_better=True,
     ),
+    alone("idle worker's CPU", "idle", "cpu", "% of a core", 0.5),
+    alone("idle worker's memory", "idle", "memory", "MiB", 60),
+    alone("idle worker to server", "idle", "messages", "messages/s", 1),
+    Figure(
+        "1,000,000 waiting jobs, drain",
+        "million",
+        "rate",
+        "jobs/s",
+        "20,000 waiting jobs",
+        0.9,
+        limit_side="jetq",
+        limit_metric="rate_of_small",
+    ),
+    alone("1,000,000 waiting jobs, look-up, p50", "million", "look_up_p50", "ms", 20),
+    alone("1,000,000 waiting jobs, look-up, p99", "million", "look_up_p99", "ms", None),
+    alone("1,000,000 waiting jobs, server's memory", "million", "server_memory", "MiB", None),
+    alone("1,000 new queues, worker's start", "many_queues", "start", "s", 10),
+    alone("1,000 queues, idle worker's CPU", "many_queues", "cpu", "% of a core", 0.5),
+    alone("1,000 queues, idle worker's memory", "many_queues", "memory", "MiB", 60),
+    alone("1,000 queues, idle worker to server", "many_queues", "messages", "messages/s", 1),
+    Figure(
+        "1,000 queues, drain",
+        "many_queues",
+        "rate",
+        "jobs/s",
+        "jetq's drain of one queue",
+        limit_side="jetq",
+        limit_scenario="drain",
+    ),
+    alone("10,000 sleeping jobs, until all run", "sleepers", "all_run", "s", None),
+    alone("10,000 sleeping jobs, memory", "sleepers", "memory", "MiB", 250),
+    alone("10,000 sleeping jobs, loop delay", "sleepers", "loop_delay", "ms", None),
+    Figure(
+        "two processes, jobs of 200 µs",
+        "processes",
+        "rate",
+        "jobs/s",
+        "one process",
+        1.4,
+        limit_side="jetq",
+        limit_metric="rate_of_one",
+    ),
 )
 
 
@@ -153,15 +203,26 @@ class Row(msgspec.Struct, frozen=True):
 
     figure: Figure
     jetq: Spread
-    limit: Spread
-    ratio: Spread
-    """jetq to limit, of the same round."""
+    limit: Spread | None
+    ratio: Spread | None
+    """jetq to limit, of the same round; `None` without a limit."""
     verdict: Literal["met", "missed", "no target"]
 
     @property
-    def share(self) -> float:
-        """How near to the limit it comes, in speed: 1 is as fast, whatever the unit."""
-        return 1 / self.ratio.median if self.figure.less_is_better else self.ratio.median
+    def share(self) -> float | None:
+        """How near to the limit it comes, in speed: 1 is as fast, whatever the unit.
+
+        Without a limit, how near to the target; `None` without either.
+        """
+        if self.ratio is not None:
+            ratio = self.ratio.median
+        elif self.figure.target is not None:
+            ratio = self.jetq.median / self.figure.target
+        else:
+            return None
+        if self.figure.less_is_better:
+            return 1 / ratio if ratio else math.inf
+        return ratio
 
     @property
     def target_share(self) -> float | None:
@@ -169,6 +230,8 @@ class Row(msgspec.Struct, frozen=True):
         figure = self.figure
         if figure.target is None:
             return None
+        if self.limit is None:
+            return 1.0
         ratio = figure.target / self.limit.median if figure.absolute else figure.target
         return 1 / ratio if figure.less_is_better else ratio
 
@@ -176,25 +239,36 @@ class Row(msgspec.Struct, frozen=True):
 def row_for(figure: Figure, measured: Measured) -> Row | None:
     """Return a line of the table, or `None` if something for it was not measured."""
     own = _values(measured, figure.scenario, "jetq", figure.metric)
-    limit_scenario = figure.limit_scenario or figure.scenario
-    limit = _values(measured, limit_scenario, figure.limit_side, figure.metric)
-    if not own or not limit:
+    if not own:
         return None
-    jetq, ratio = Spread.of(own), Spread.of([a / b for a, b in zip(own, limit, strict=True)])
-    judged = jetq if figure.absolute else ratio
+    jetq = Spread.of(own)
+    limit: Spread | None = None
+    ratio: Spread | None = None
+    if figure.limit:
+        limits = _values(
+            measured,
+            figure.limit_scenario or figure.scenario,
+            figure.limit_side,
+            figure.limit_metric or figure.metric,
+        )
+        if not limits or not all(limits):
+            return None
+        # One may have been measured in fewer rounds: the first ones, of both.
+        ratio = Spread.of([a / b for a, b in zip(own, limits, strict=False)])
+        limit = Spread.of(limits)
+    judged = ratio if ratio and not figure.absolute else jetq
     if figure.target is None:
         verdict = "no target"
     elif figure.less_is_better:
         verdict = "met" if judged.median <= figure.target else "missed"
     else:
         verdict = "met" if judged.median >= figure.target else "missed"
-    return Row(figure, jetq, Spread.of(limit), ratio, verdict)
+    return Row(figure, jetq, limit, ratio, verdict)
 
 
 def _values(measured: Measured, scenario: str, side: str, metric: str) -> list[float]:
     samples = measured.get(scenario, {}).get(side, ())
-    # The server's CPU is unknown where the system does not tell, and too little to be
-    # seen where the jobs are few.
-    if not all(sample.get(metric) for sample in samples):
+    # What a process uses is unknown where the system does not tell.
+    if any(metric not in sample for sample in samples):
         return []
     return [sample[metric] for sample in samples]

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from ._figures import Measured, Row, Spread
 from ._machine import Machine
+from ._scale import ROUNDS
 from ._scenarios import Plan
 
 __all__ = ["Report", "chart", "number", "table", "write"]
@@ -23,13 +24,18 @@ class Report(msgspec.Struct, frozen=True):
     plan: Plan
     rows: Sequence[Row]
     samples: Measured
-    """Every measurement, by scenario and side: rates in jobs/s, CPU in µs a job, the rest in ms."""
+    """Every measurement, by scenario and side.
+
+    Rates are in jobs/s, CPU in µs a job, delays in ms; for what `_scale` measures, the
+    figures name the units.
+    """
 
 
 def table(report: Report) -> Table:
     """Return the figures as a table."""
     shown = Table(
-        caption=f"{report.machine}\nmedian of {report.plan.rounds} rounds (least to most); "
+        caption=f"{report.machine}\nmedian of {report.plan.rounds} rounds (least to most), "
+        f"of at most {ROUNDS} where there is much of something; "
         "ratio: jetq to its limit, of the same round",
         caption_justify="left",
     )
@@ -42,8 +48,8 @@ def table(report: Report) -> Table:
             figure.name,
             f"{_shown(row.jetq)} {figure.unit}",
             figure.limit,
-            f"{_shown(row.limit)} {figure.unit}",
-            _shown(row.ratio),
+            f"{_shown(row.limit)} {figure.unit}" if row.limit else "",
+            _shown(row.ratio) if row.ratio else "",
             _target(row),
             marks[row.verdict],
         )
@@ -100,7 +106,9 @@ STYLE = """
 
 def chart(report: Report) -> str:
     """Return an SVG with a bar a figure: how near jetq comes to the limit."""
-    height = TOP + LINE * len(report.rows) + BOTTOM
+    # Neither a limit nor a target: nothing to draw a bar to.
+    rows = [row for row in report.rows if row.share is not None]
+    height = TOP + LINE * len(rows) + BOTTOM
     lines = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" '
         f'width="{WIDTH}" height="{height}" role="img">',
@@ -110,15 +118,16 @@ def chart(report: Report) -> str:
         f'<text class="small" x="{NAMES}" y="50">0</text>',
         f'<text class="small" x="{NAMES + BARS}" y="50" text-anchor="middle">the limit: 1.0</text>',
     ]
-    for number, row in enumerate(report.rows):
-        lines += _bar(row, TOP + LINE * number)
+    for line, row in enumerate(rows):
+        lines += _bar(row, TOP + LINE * line)
     lines += [
         f'<line class="limit" x1="{x}" y1="{TOP - 4}" x2="{x}" y2="{height - BOTTOM}"/>'
         for x in (NAMES, NAMES + BARS)
     ]
     lines += [
         f'<text class="small" x="16" y="{height - 24}">Longer is better: share of the limit\'s '
-        "speed; for times and CPU, limit ÷ jetq. Red line: the target.</text>",
+        "speed; for times and CPU, limit ÷ jetq. Red line: the target; where there is no "
+        "limit, it is the limit.</text>",
         f'<text class="small" x="16" y="{height - 9}">{escape(str(report.machine))}</text>',
         "</svg>",
     ]
@@ -127,16 +136,17 @@ def chart(report: Report) -> str:
 
 def _bar(row: Row, y: int) -> list[str]:
     figure, colour = row.figure, {"met": "", "missed": " missed", "no target": " none"}
+    share = 0.0 if row.share is None else row.share
     # What beats its limit by far still has to end within the picture.
-    length = min(row.share, 1.1) * BARS
+    length = min(share, 1.1) * BARS
+    compared = f"{figure.limit}: {number(row.limit.median)}" if row.limit else _target(row)
     lines = [
         f'<text x="16" y="{y + 13}">{escape(figure.name)}</text>',
         f'<text class="small" x="16" y="{y + 26}">'
-        f"{number(row.jetq.median)} {figure.unit}; {escape(figure.limit)}: "
-        f"{number(row.limit.median)}</text>",
+        f"{number(row.jetq.median)} {figure.unit}; {escape(compared)}</text>",
         f'<rect class="bar{colour[row.verdict]}" x="{NAMES}" y="{y + 2}" '
         f'width="{length:.0f}" height="22" rx="2"/>',
-        f'<text x="{NAMES + 8}" y="{y + 18}">{row.share:.2f}</text>',
+        f'<text x="{NAMES + 8}" y="{y + 18}">{"over 10" if share > 10 else f"{share:.2f}"}</text>',
     ]
     if row.target_share is not None:
         x = NAMES + min(row.target_share, 1.1) * BARS

@@ -24,7 +24,7 @@ from ._workload import WARM_UP, Part, percentile
 __all__ = ["SCENARIOS", "Plan", "Sample"]
 
 Sample = dict[str, float]
-"""Metrics of one measurement."""
+"""Metrics of one measurement; without those that the system does not tell."""
 
 # After each job of a latency run, for the worker to be idle again.
 PAUSE = 0.004

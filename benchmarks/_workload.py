@@ -16,7 +16,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["CONCURRENCY", "TEXT", "WARM_UP", "WIDTH", "Part", "Tally", "percentile", "timed"]
+__all__ = [
+    "CONCURRENCY",
+    "TEXT",
+    "WARM_UP",
+    "WIDTH",
+    "Part",
+    "Tally",
+    "cpu_seconds",
+    "percentile",
+    "timed",
+]
 
 TEXT = "ada@example.com"
 """The short string; the int is the job's number, or the time when it was sent."""
@@ -40,7 +50,9 @@ class Part:
     jobs: int
     server_pid: int = 0
     pause: float = 0.0
-    """Seconds between one job and the next, where they are sent one by one."""
+    """Seconds between one job and the next, where they are sent one by one; or that a job
+    sleeps, or a worker idles."""
+    queues: int = 1
 
 
 class Tally:
@@ -78,11 +90,12 @@ class Tally:
             "executions": self.executions,
             "rate": jobs / max(seconds, 1e-9),
             "worker_cpu": own / jobs * 1e6,
-            "server_cpu": server / jobs * 1e6 if self._server_pid else None,
+            # Too little to be seen where the jobs are few.
+            "server_cpu": server / jobs * 1e6 or None,
         }
 
     def _now(self) -> tuple[float, float, float]:
-        return time.perf_counter(), time.process_time(), _cpu_seconds(self._server_pid)
+        return time.perf_counter(), time.process_time(), cpu_seconds(self._server_pid)
 
 
 def timed(jobs: int, started_at: float) -> dict[str, float | None]:
@@ -96,7 +109,7 @@ def percentile(delays_ns: Sequence[int], percent: float) -> float:
     return ordered[min(int(len(ordered) * percent / 100), len(ordered) - 1)] / 1e6
 
 
-def _cpu_seconds(pid: int) -> float:
+def cpu_seconds(pid: int) -> float:
     """Return the CPU time a process has used, in user and kernel mode; 0 for process 0."""
     if pid == 0:
         return 0.0

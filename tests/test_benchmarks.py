@@ -10,9 +10,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from benchmarks._figures import FIGURES, Figure, row_for
+from benchmarks._figures import FIGURES, Figure, alone, row_for
 from benchmarks._raw import body_of
 from benchmarks._report import Report
+from benchmarks._scale import SCALE
 from benchmarks._scenarios import SCENARIOS
 from benchmarks._workload import TEXT
 from jetq import App
@@ -20,7 +21,7 @@ from jetq import App
 ROOT = Path(__file__).parent.parent
 
 
-# Some fifty processes one after the other, each of them starting an interpreter.
+# Some seventy processes one after the other, each of them starting an interpreter.
 @pytest.mark.timeout(180)
 def test_every_scenario_runs_for_both_sides(tmp_path: Path):
     """A very small run measures every scenario for jetq and for raw nats-py, and writes
@@ -33,12 +34,14 @@ def test_every_scenario_runs_for_both_sides(tmp_path: Path):
     assert run.returncode == 0, run.stderr
     report = msgspec.json.decode((tmp_path / "all.json").read_bytes(), type=Report)
     assert {name: set(sides) for name, sides in report.samples.items()} == {
-        name: {"jetq", "raw"} for name in SCENARIOS
+        **{name: {"jetq", "raw"} for name in SCENARIOS},
+        **{name: {"jetq"} for name in SCALE},
     }
-    assert all(row.jetq.median > 0 and row.limit.median > 0 for row in report.rows)
-    assert {row.figure.scenario for row in report.rows} == set(SCENARIOS)
+    assert all(row.limit.median > 0 for row in report.rows if row.limit is not None)
+    assert {row.figure.scenario for row in report.rows} == {*SCENARIOS, *SCALE}
     chart = ElementTree.parse(tmp_path / "all.svg").getroot()
-    assert len(chart.findall("{*}rect[@rx]")) == len(report.rows)
+    drawn = [row for row in report.rows if row.share is not None]
+    assert len(chart.findall("{*}rect[@rx]")) == len(drawn)
 
 
 def test_raw_side_publishes_what_jetq_does():
@@ -63,16 +66,22 @@ def test_raw_side_publishes_what_jetq_does():
         (Figure("long", "s", "m", "ms", "raw", 0.5, less_is_better=True), "missed"),
         (Figure("cheap", "s", "m", "µs", "raw", 60, absolute=True, less_is_better=True), "met"),
         (Figure("watched", "s", "m", "ms", "raw"), "no target"),
+        (alone("little", "s", "m", "MiB", 60), "met"),
+        (alone("much", "s", "m", "MiB", 59), "missed"),
+        (Figure("as fast", "s", "m", "jobs/s", "b", 0.6, limit_metric="b"), "met"),
     ],
 )
 def test_verdict_compares_the_median_with_the_target(figure: Figure, verdict: str):
     """Ratios are taken round by round; what counts is their median, or the figure's own."""
-    samples = {"jetq": [{"m": 60.0}, {"m": 20.0}, {"m": 66.0}], "raw": [{"m": 100.0}] * 3}
+    samples = {
+        "jetq": [{"m": 60.0}, {"m": 20.0}, {"m": 66.0}],
+        "raw": [{"m": 100.0, "b": 100.0}] * 3,
+    }
 
     row = row_for(figure, {"s": samples})
 
     assert row is not None
-    assert row.ratio.median == pytest.approx(0.6)
+    assert row.ratio is None or row.ratio.median == pytest.approx(0.6)
     assert row.verdict == verdict
 
 

@@ -108,6 +108,21 @@ async def test_without_declare_nothing_is_made(new_app: AppFactory):
         assert await streams(app) == {}
 
 
+async def test_worker_of_many_queues_names_the_missing_one(new_app: AppFactory):
+    """Several are looked for at a time; the error is still that of one queue."""
+    maker = new_app(queues=[Queue(f"queue-{number}") for number in range(20)])
+    async with maker:
+        await maker.declarations.apply(maker.queue_names)
+        await maker.jetstream.delete_stream(maker.layout.queue_stream_name("queue-13"))
+
+    app = new_app(declare=False, queues=maker.queues.values())
+    async with app:
+        with pytest.raises(QueueMissingError) as caught:
+            await app.worker().__aenter__()
+
+    assert caught.value.queue == "queue-13"
+
+
 async def test_without_declare_existing_streams_are_used(new_app: AppFactory):
     """Where the streams are there, declare=False works like any other app."""
     maker = with_task(new_app())

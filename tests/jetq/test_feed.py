@@ -80,6 +80,16 @@ def test_queues_of_one_priority_share_the_room(weights, room, batches):
     assert sum(batches) <= room
 
 
+def test_lanes_with_more_are_asked_for_a_portion_in_turn():
+    """Not each for one job: the one that was asked for least is the first."""
+    level = [lane(str(n), "more", backlog=9) for n in range(3)]
+    level[0].turn = 1.0
+
+    planned = list(plan([level], 6, now=1.0, portion=4))
+
+    assert [(ask.lane.consumer, ask.batch) for ask in planned] == [("1", 4), ("2", 2)]
+
+
 def test_empty_queue_leaves_its_share_to_the_others():
     """Weights count among the queues that may have jobs."""
     level = [lane("full", "unknown", weight=1), lane("empty", "empty", weight=9)]
@@ -183,6 +193,50 @@ async def test_queues_are_worked_on_by_weight(app: App):
 
     # Wide bounds: how many are asked for at once depends on the worker's pace.
     assert 240 <= ran[:400].count("mail") <= 360
+
+
+async def test_every_queue_has_its_turn_with_few_slots(app: App):
+    """Ten full queues and two slots: none of them waits until others are empty."""
+    ran = []
+    tasks = []
+    for number in range(10):
+
+        @app.task(name=f"work-{number}", queue=f"queue-{number}")
+        async def work(number: int = number):
+            ran.append(number)
+            await asyncio.sleep(0.005)
+
+        tasks.append(work)
+
+    async with app:
+        await app.enqueue_many([task.call() for task in tasks for _ in range(40)])
+        async with working(app, concurrency=2):
+            await until(lambda: len(ran) == 400, "all should run")
+
+    assert all(ran[:200].count(number) >= 10 for number in range(10))
+
+
+async def test_one_slot_is_shared_by_weight(app: App):
+    """Also one job at a time, a queue of three times the weight has three times the jobs."""
+    ran = []
+
+    @app.task(queue="mail")
+    async def mail():
+        ran.append("mail")
+        await asyncio.sleep(0.005)
+
+    @app.task(queue="images")
+    async def image():
+        ran.append("image")
+        await asyncio.sleep(0.005)
+
+    async with app:
+        await app.enqueue_many([mail.call() for _ in range(100)])
+        await app.enqueue_many([image.call() for _ in range(100)])
+        async with working(app, queues={"mail": 3, "images": 1}, concurrency=1):
+            await until(lambda: len(ran) >= 100, "half of them should run")
+
+    assert 60 <= ran[:100].count("mail") <= 90
 
 
 async def test_job_goes_to_the_worker_with_a_free_slot(app: App, new_app: AppFactory):

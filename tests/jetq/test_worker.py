@@ -30,6 +30,52 @@ async def test_worker_runs_jobs_at_once_up_to_its_concurrency(app: App):
         await until(lambda: worker.stats.completed == 100, "all should be counted")
 
 
+async def test_thousands_of_jobs_may_sleep_at_once(new_app: AppFactory):
+    """What a slot costs is memory only; all leases are renewed, so each job runs once."""
+    app = new_app(queues=[Queue("sleeping", lease=1)])
+    running = executions = 0
+    awake = asyncio.Event()
+
+    @app.task(queue="sleeping", result=False)
+    async def sleep():
+        nonlocal running, executions
+        running, executions = running + 1, executions + 1
+        await awake.wait()
+        # Past the lease.
+        await asyncio.sleep(1.5)
+        running -= 1
+
+    async with working(app, concurrency=2_000) as worker:
+        await app.enqueue_many([sleep.call() for _ in range(2_000)])
+        await until(lambda: running == 2_000, "all should run")
+        awake.set()
+        await until(lambda: worker.stats.completed == 2_000, "all should end")
+
+    assert executions == 2_000
+
+
+async def test_worker_takes_hundreds_of_queues(app: App):
+    """It starts, and takes jobs that wait in each of them and those that come later."""
+    ran: list[int] = []
+    tasks = []
+    for number in range(200):
+
+        @app.task(name=f"work-{number}", queue=f"queue-{number}", result=False)
+        async def work(number: int = number):
+            ran.append(number)
+
+        tasks.append(work)
+
+    async with app:
+        await app.enqueue_many([task.call() for task in tasks])
+        async with working(app, concurrency=10):
+            await until(lambda: len(ran) == 200, "what waits in each queue should run")
+            await app.enqueue_many([task.call() for task in tasks])
+            await until(lambda: len(ran) == 400, "what comes to each queue should run")
+
+    assert sorted(ran) == sorted([*range(200), *range(200)])
+
+
 async def test_worker_takes_all_queues_of_its_app_or_those_it_is_told(app: App):
     """Without a choice every queue that a task names is worked on."""
 
