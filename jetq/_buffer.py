@@ -27,7 +27,10 @@ class Buffer:
 
     def __init__(self, weights: Mapping[str, float]) -> None:
         self._steps = {queue: 1 / weight for queue, weight in weights.items()}
+        self._longest_step = max(self._steps.values())
         self._clocks = dict.fromkeys(weights, 0.0)
+        self._latest = 0.0
+        """The clock that is furthest ahead."""
         self._levels: list[dict[str, deque[Delivery]]] = [{} for _ in PRIORITIES]
         """Of each priority, the queues that have jobs."""
         self._size = 0
@@ -110,6 +113,7 @@ class Buffer:
         """Return whose turn it is; time that a queue spent empty earns it no arrears."""
         clocks, steps = self._clocks, self._steps
         queue = min(level, key=clocks.__getitem__)
-        earliest = max(clocks.values()) - max(steps.values())
+        earliest = self._latest - self._longest_step
         clocks[queue] = max(clocks[queue], earliest) + steps[queue]
+        self._latest = max(self._latest, clocks[queue])
         return queue
