@@ -37,6 +37,7 @@ import structlog
 
 from ipc import (
     Connection,
+    ConnectionLostError,
     IpcError,
     JetStream,
     Pulled,
@@ -289,7 +290,11 @@ class Feed:
         """
         if delivery.epoch != self._connection.epoch:
             return False
-        self._inbox.ack(delivery.pulled.reply)
+        try:
+            self._inbox.ack(delivery.pulled.reply)
+        except ConnectionLostError:
+            # Just now, and nobody was told yet.
+            return False
         return True
 
     async def ack(self, delivery: Delivery) -> None:
@@ -342,6 +347,7 @@ class Feed:
         lane.seen_at = now
         lane.backlog = pulled.num_pending
         lane.newest = max(lane.newest, pulled.stream_seq)
+        unasked = not lane.requests
         if lane.requests:
             self._asked -= 1
             request = lane.requests[0]
@@ -369,8 +375,8 @@ class Feed:
             return
         self.held[message] = delivery
         self._on_delivery(delivery)
-        if len(self.held) > self._target:
-            self._return_one()
+        if unasked and len(self.held) > self._target:
+            self._return(1)
         if not lane.requests:
             self._wake.set()
         else:
@@ -401,21 +407,22 @@ class Feed:
                 self._missing.add(lane.queue)
         self._wake.set()
 
-    def _return_one(self) -> bool:
-        """Give back the least urgent job that has not started; return whether there was one."""
-        surplus = self._buffer.evict()
-        if surplus is None:
-            return False
-        del self.held[surplus.pulled.subject, surplus.pulled.stream_seq]
-        self._give_back(surplus)
-        return True
+    def _return(self, num: int) -> None:
+        """Give back the least urgent jobs that have not started, so many if there are."""
+        surplus: list[Delivery] = []
+        while len(surplus) < num and (delivery := self._buffer.evict()) is not None:
+            del self.held[delivery.pulled.subject, delivery.pulled.stream_seq]
+            surplus.append(delivery)
+        # The last that came was the first to go; they are delivered again in this order.
+        for delivery in reversed(surplus):
+            self._give_back(delivery)
 
     def _return_surplus(self) -> None:
         """Give back what was taken at a pace that the jobs that came since do not keep."""
-        # Not for every change of pace: what is given back is looked up before it is run.
-        if len(self.held) > 2 * self._target:
-            while len(self.held) > self._target and self._return_one():
-                pass
+        # Not for every change of pace: what is given back is looked up before it is run. And
+        # when all that was asked for is here, which lies behind it: so the order stays.
+        if len(self.held) > 2 * self._target and self._asked == 0:
+            self._return(len(self.held) - self._target)
 
     def _give_back(self, delivery: Delivery) -> None:
         """Give a job back that came too many: another worker may have a free slot."""

@@ -295,3 +295,21 @@ async def test_worker_holds_only_what_it_can_start(app: App):
             assert await jobs[-1].status() == "pending"
             release.set()
             await jobs[-1].result(10)
+
+
+async def test_jobs_given_back_in_a_stall_keep_their_order(app: App):
+    """A worker that slows down holds too much, returns it, and gets it again as it lay."""
+    ran = []
+
+    @app.task(result=False)
+    async def work(number: int):
+        ran.append(number)
+        if number % 400 < 6:
+            await asyncio.sleep(0.06)
+
+    async with app:
+        await app.enqueue_many([work.call(number) for number in range(3000)])
+        async with working(app, concurrency=1):
+            await until(lambda: len(ran) >= 3000, "all should run")
+
+    assert ran == list(range(3000))
