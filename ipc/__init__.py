@@ -1,11 +1,20 @@
-"""The layer on NATS: connection, JetStream, codecs and the local nats-server."""
+"""Typed events, requests and services over NATS, and the connection under them."""
 
 from ._batch import MAX_ATOMIC_BATCH, BatchWriter, Outgoing, ingest, publish_atomically
+from ._bus import Bus
 from ._codec import decoder, encode
 from ._connection import REQUIRED_SERVER, Connection, Message, Subscription
+from ._context import Context, Origin, current_context, current_origin, following
+from ._domain import Domain, Start
+from ._envelope import UnknownEvent
 from ._errors import (
     BatchBrokenError,
+    BusNotOpenError,
     ConnectionLostError,
+    DeadEventMissingError,
+    DurableMissingError,
+    EventStreamMissingError,
+    HandlerDefinitionError,
     InvalidNameError,
     IpcError,
     JetStreamDisabledError,
@@ -20,38 +29,73 @@ from ._errors import (
     ServerTooOldError,
     ServerUnavailableError,
     ServerUnusableError,
+    StreamBrokenError,
     SubjectTakenError,
     TemporarilyUnavailableError,
+    TypeDefinitionError,
     UnconfirmedError,
+    UnreadableError,
 )
+from ._event_dead import DeadEvent
+from ._event_streams import DurableInfo
+from ._events import Events
+from ._gathering import Answer, Gathered
 from ._jetstream import (
     ConsumerConfig,
     ConsumerInfo,
     JetStream,
     PubAck,
+    Storage,
     StoredMessage,
     StreamConfig,
     StreamInfo,
     StreamState,
+    stream_differences,
 )
+from ._micro import EndpointInfo, EndpointStats, ServiceInfo, ServiceStats
 from ._middleware import Handler, Middleware, wrap
 from ._names import MAX_NAME_LENGTH, check_name
 from ._pull import Pulled, PullEnded, PullInbox
+from ._registry import RunningBus, RunningService, TypeRecord
+from ._retry import DEFAULT_RETRY, MAX_DELAY, NO_RETRY, Retry
 from ._server import LocalCluster, LocalServer, find_server_binary
+from ._service import Service
+from ._service_error import BadRequestError, ReplyTooLargeError, ServiceBusyError, ServiceError
 from ._settings import DEFAULT_SERVER, Settings, redact
+from ._types import Event, MessageType, Request, module_name, type_of
 
 __all__ = [
+    "DEFAULT_RETRY",
     "DEFAULT_SERVER",
     "MAX_ATOMIC_BATCH",
+    "MAX_DELAY",
     "MAX_NAME_LENGTH",
+    "NO_RETRY",
     "REQUIRED_SERVER",
+    "Answer",
+    "BadRequestError",
     "BatchBrokenError",
     "BatchWriter",
+    "Bus",
+    "BusNotOpenError",
     "Connection",
     "ConnectionLostError",
     "ConsumerConfig",
     "ConsumerInfo",
+    "Context",
+    "DeadEvent",
+    "DeadEventMissingError",
+    "Domain",
+    "DurableInfo",
+    "DurableMissingError",
+    "EndpointInfo",
+    "EndpointStats",
+    "Event",
+    "EventStreamMissingError",
+    "Events",
+    "Gathered",
     "Handler",
+    "HandlerDefinitionError",
     "InvalidNameError",
     "IpcError",
     "JetStream",
@@ -62,8 +106,10 @@ __all__ = [
     "LoginRefusedError",
     "Message",
     "MessageTooLargeError",
+    "MessageType",
     "Middleware",
     "NoResponderError",
+    "Origin",
     "Outgoing",
     "PermissionDeniedError",
     "PubAck",
@@ -71,26 +117,49 @@ __all__ = [
     "PullInbox",
     "Pulled",
     "ReplyTimeoutError",
+    "ReplyTooLargeError",
+    "Request",
+    "Retry",
+    "RunningBus",
+    "RunningService",
     "ServerBinaryMissingError",
     "ServerStartError",
     "ServerTooOldError",
     "ServerUnavailableError",
     "ServerUnusableError",
+    "Service",
+    "ServiceBusyError",
+    "ServiceError",
+    "ServiceInfo",
+    "ServiceStats",
     "Settings",
+    "Start",
+    "Storage",
     "StoredMessage",
+    "StreamBrokenError",
     "StreamConfig",
     "StreamInfo",
     "StreamState",
     "SubjectTakenError",
     "Subscription",
     "TemporarilyUnavailableError",
+    "TypeDefinitionError",
+    "TypeRecord",
     "UnconfirmedError",
+    "UnknownEvent",
+    "UnreadableError",
     "check_name",
+    "current_context",
+    "current_origin",
     "decoder",
     "encode",
     "find_server_binary",
+    "following",
     "ingest",
+    "module_name",
     "publish_atomically",
     "redact",
+    "stream_differences",
+    "type_of",
     "wrap",
 ]

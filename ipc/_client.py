@@ -24,7 +24,7 @@ from nats.errors import (
 )
 from nats.protocol.parser import Parser as NatsPyParser
 
-__all__ = ["Client", "Listener", "Message", "header_block"]
+__all__ = ["Client", "Listener", "Message", "header_block", "parse_headers"]
 
 CRLF = b"\r\n"
 
@@ -141,10 +141,12 @@ class Client(NatsPyClient):
         listener = self._subs.get(int(sid))
         if listener is None:
             return
-        said = await self._process_headers(headers) if headers else None  # pyright: ignore[reportUnknownMemberType]
         # The server checks no encoding, so anybody may store a subject that is not UTF-8.
         message = Message(
-            subject.decode(errors="replace"), data, reply.decode(errors="replace"), said
+            subject.decode(errors="replace"),
+            data,
+            reply.decode(errors="replace"),
+            parse_headers(headers) if headers else None,
         )
         try:
             listener.receive(message)
@@ -205,6 +207,26 @@ class Parser(NatsPyParser):
             at = stop + 2
         if at < end:
             self._rest += data[at:]
+
+
+def parse_headers(block: bytes) -> dict[str, str]:
+    """Return headers as they came; what the server says in the first line is `Status`,
+    and `Description` if there are words to it (NATS ADR-4).
+
+    Of several with one name the first counts.
+    """
+    first, *lines = block.decode(errors="replace").split("\r\n")
+    _, _, said = first.partition(" ")
+    headers: dict[str, str] = {}
+    if said:
+        headers["Status"], _, description = said.strip().partition(" ")
+        if description:
+            headers["Description"] = description.strip()
+    for line in lines:
+        name, colon, value = line.partition(":")
+        if colon:
+            headers.setdefault(name, value.strip())
+    return headers
 
 
 def header_block(headers: Mapping[str, str]) -> bytes:

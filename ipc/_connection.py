@@ -45,7 +45,7 @@ from ._errors import (
 )
 from ._settings import Settings
 
-__all__ = ["REQUIRED_SERVER", "Connection", "Message", "Subscription"]
+__all__ = ["REQUIRED_SERVER", "Channel", "Connection", "Message", "Subscription"]
 
 REQUIRED_SERVER = (2, 14, 0)
 """Message schedules with roll-up and fast-ingest batches came with 2.14 (ADR-50, ADR-51)."""
@@ -85,6 +85,14 @@ class PendingReply(msgspec.Struct, frozen=True, gc=False):
             self.future.set_exception(error)
 
 
+class Channel(msgspec.Struct, frozen=True):
+    """A subject on which one conversation goes on."""
+
+    subject: str
+    close: Callable[[], object]
+    """What still comes is dropped."""
+
+
 class Subscription:
     """Interest in a subject that outlives reconnects and replaced clients."""
 
@@ -107,8 +115,7 @@ class Subscription:
         """End the interest, then handle what the server had already sent."""
         with contextlib.suppress(NatsError, IpcError):
             await self._end()
-            # The server answers in order: with the reply, all it sent before has arrived.
-            await self._connection.request(FENCE, timeout=FENCE_TIMEOUT)
+            await self._connection.confirm()
         self._forget()
 
     async def close(self) -> None:
@@ -147,6 +154,7 @@ class Connection:
         self._inbox = ""
         self._tokens = itertools.count(1)
         self._replies: dict[str, PendingReply] = {}
+        self._channels: dict[str, Callable[[Message], None]] = {}
         self._sweeping = False
         self._last_error: Exception | None = None
         self._refused: asyncio.Future[str] | None = None
@@ -311,6 +319,17 @@ class Connection:
             raise NoResponderError(subject)
         return message
 
+    async def confirm(self) -> None:
+        """Return once the server has acted on what was sent, and what it sent has arrived.
+
+        It answers in order; subscriptions are known to it, messages handed on.
+
+        Raises:
+            ReplyTimeoutError: It did not answer in time.
+        """
+        with contextlib.suppress(NoResponderError, PermissionDeniedError):
+            await self.request(FENCE, timeout=FENCE_TIMEOUT)
+
     async def request_many(
         self, subject: str, data: bytes = b"", *, timeout: float = 5.0
     ) -> AsyncIterator[Message]:
@@ -356,6 +375,15 @@ class Connection:
             raise ConnectionLostError(self.settings.shown_servers) from exc
         self._subscriptions.append(subscription)
         return subscription
+
+    def open_channel(self, receive: Callable[[Message], None]) -> Channel:
+        """Return a subject of this connection's own, whose messages go to `receive`.
+
+        Costs the server nothing: every channel is part of the one inbox for replies.
+        """
+        token = str(next(self._tokens))
+        self._channels[token] = receive
+        return Channel(self._inbox + token, lambda: self._channels.pop(token, None))
 
     def new_inbox(self) -> str:
         """Return a subject that nobody else uses."""
@@ -487,9 +515,15 @@ class Connection:
 
     def _on_reply(self, message: Message) -> None:
         # A reply comes on the inbox it was sent to; what it answers is the last token.
-        pending = self._replies.get(message.subject.rpartition(".")[2])
-        if pending is not None and not pending.future.done():
-            pending.future.set_result(message)
+        token = message.subject.rpartition(".")[2]
+        pending = self._replies.get(token)
+        if pending is not None:
+            if not pending.future.done():
+                pending.future.set_result(message)
+            return
+        receive = self._channels.get(token)
+        if receive is not None:
+            receive(message)
 
     def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
         """Fail the requests whose time is up, and look again as long as there are any.

@@ -2,6 +2,15 @@
 
 IpcError
 ├── InvalidNameError          a name that cannot be part of a subject
+├── TypeDefinitionError       a class that cannot be an event, request or error
+├── HandlerDefinitionError    a function that cannot handle them
+├── BusNotOpenError           used outside `async with bus`
+├── UnreadableError           a message that is not of the type it should be
+├── EventStreamMissingError   no stream keeps a domain's events
+├── DurableMissingError       a durable is not there, and may not be created
+├── DeadEventMissingError     an event is not among the dead letters
+├── StreamBrokenError         an answer of many items of which some were lost
+├── ServiceError              what a service answers with; see `_service_error`
 ├── ServerBinaryMissingError  no nats-server to start
 ├── ServerStartError          a local nats-server did not come up
 ├── ServerUnusableError       the server cannot be used
@@ -25,7 +34,12 @@ from __future__ import annotations
 
 __all__ = [
     "BatchBrokenError",
+    "BusNotOpenError",
     "ConnectionLostError",
+    "DeadEventMissingError",
+    "DurableMissingError",
+    "EventStreamMissingError",
+    "HandlerDefinitionError",
     "InvalidNameError",
     "IpcError",
     "JetStreamDisabledError",
@@ -40,9 +54,12 @@ __all__ = [
     "ServerTooOldError",
     "ServerUnavailableError",
     "ServerUnusableError",
+    "StreamBrokenError",
     "SubjectTakenError",
     "TemporarilyUnavailableError",
+    "TypeDefinitionError",
     "UnconfirmedError",
+    "UnreadableError",
 ]
 
 
@@ -62,6 +79,114 @@ class InvalidNameError(IpcError, ValueError):
         return (
             f"invalid {self.kind} {self.name!r}: use 1 to 100 of letters, digits, "
             "'-', '_' and '='; dots, spaces, '*' and '>' have a meaning in NATS subjects"
+        )
+
+
+class TypeDefinitionError(IpcError, TypeError):
+    """A class cannot be an event, a request or a service's error."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(name, reason)
+        self.name = name
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"type {self.name!r}: {self.reason}"
+
+
+class HandlerDefinitionError(IpcError, TypeError):
+    """A function cannot handle what it is registered for."""
+
+    def __init__(self, handler: str, reason: str) -> None:
+        super().__init__(handler, reason)
+        self.handler = handler
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"handler {self.handler!r}: {self.reason}"
+
+
+class BusNotOpenError(IpcError, RuntimeError):
+    """A bus was used before it was opened, or after it was closed."""
+
+    def __init__(self, bus: str) -> None:
+        super().__init__(bus)
+        self.bus = bus
+
+    def __str__(self) -> str:
+        return f"bus {self.bus!r} is not open; use it inside `async with bus:`"
+
+
+class UnreadableError(IpcError, ValueError):
+    """A message arrived that is not what it should be."""
+
+    def __init__(self, subject: str, reason: str) -> None:
+        super().__init__(subject, reason)
+        self.subject = subject
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"message on {self.subject!r} cannot be read: {self.reason}"
+
+
+class EventStreamMissingError(IpcError):
+    """A stream is not there, and may not be created."""
+
+    def __init__(self, stream: str, subjects: tuple[str, ...]) -> None:
+        super().__init__(stream, subjects)
+        self.stream = stream
+        self.subjects = subjects
+
+    def __str__(self) -> str:
+        return (
+            f"there is no stream {self.stream!r} for {', '.join(self.subjects)}, and "
+            "declare=False: create it, or let a bus that may declare run once"
+        )
+
+
+class DurableMissingError(IpcError):
+    """A durable is not there, and may not be created."""
+
+    def __init__(self, durable: str, stream: str) -> None:
+        super().__init__(durable, stream)
+        self.durable = durable
+        self.stream = stream
+
+    def __str__(self) -> str:
+        return (
+            f"stream {self.stream!r} has no consumer for durable {self.durable!r}, and "
+            "declare=False: let a bus that may declare run once"
+        )
+
+
+class DeadEventMissingError(IpcError):
+    """An event is not among the dead letters of a durable."""
+
+    def __init__(self, durable: str, id: str) -> None:
+        super().__init__(durable, id)
+        self.durable = durable
+        self.id = id
+
+    def __str__(self) -> str:
+        return (
+            f"event {self.id!r} is not among the dead letters of durable {self.durable!r}; "
+            "`ipc durables dead list` shows what is"
+        )
+
+
+class StreamBrokenError(IpcError):
+    """Some items of an answer were lost on the way."""
+
+    def __init__(self, subject: str, received: int, sent: str) -> None:
+        super().__init__(subject, received, sent)
+        self.subject = subject
+        self.received = received
+        self.sent = sent
+
+    def __str__(self) -> str:
+        return (
+            f"the answer on {self.subject!r} is not complete: {self.received} items came of "
+            f"{self.sent} that were sent; ask again"
         )
 
 

@@ -17,6 +17,7 @@ from typing import Any, Literal, TypeVar
 
 import msgspec
 
+from ._client import parse_headers
 from ._codec import decoder, encode
 from ._connection import Connection, Message
 from ._errors import (
@@ -33,6 +34,7 @@ __all__ = [
     "ConsumerInfo",
     "JetStream",
     "PubAck",
+    "Storage",
     "StoredMessage",
     "StreamConfig",
     "StreamInfo",
@@ -40,6 +42,11 @@ __all__ = [
 ]
 
 T = TypeVar("T")
+
+NANOSECONDS = 1_000_000_000
+"""In a second; what JetStream counts time in."""
+
+Storage = Literal["file", "memory"]
 
 # What the server answers when an expectation on a subject does not hold: on one
 # replica, on three replicas with a racing publish, and for an atomic batch with a message
@@ -57,11 +64,14 @@ class StreamConfig(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     name: str
     subjects: tuple[str, ...]
     retention: Literal["limits", "interest", "workqueue"] = "limits"
-    storage: Literal["file", "memory"] = "file"
+    storage: Storage = "file"
     num_replicas: int = 1
     max_msgs_per_subject: int = -1
     discard: Literal["old", "new"] = "old"
     discard_new_per_subject: bool = False
+    max_age: int = 0
+    """Nanoseconds; 0 without limit."""
+    max_bytes: int = -1
     republish: dict[str, str] | None = None
     allow_rollup_hdrs: bool = False
     allow_direct: bool = False
@@ -92,9 +102,13 @@ class ConsumerConfig(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     """What a durable pull consumer should be."""
 
     durable_name: str
-    filter_subject: str
+    filter_subject: str | None = None
+    filter_subjects: tuple[str, ...] = ()
     ack_wait: int
     """Nanoseconds."""
+    deliver_policy: Literal["all", "new", "by_start_time"] = "all"
+    opt_start_time: str | None = None
+    metadata: dict[str, str] = {}
     ack_policy: Literal["explicit"] | None = None
     max_ack_pending: int = 1000
     max_waiting: int = 512
@@ -104,12 +118,14 @@ class ConsumerConfig(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
 class Delivered(msgspec.Struct, frozen=True):
     consumer_seq: int = 0
     stream_seq: int = 0
+    last_active: datetime | None = None
 
 
 class ConsumerInfo(msgspec.Struct, frozen=True):
     """A consumer as the server has it."""
 
     config: dict[str, Any]
+    name: str = ""
     delivered: Delivered = Delivered()
     ack_floor: Delivered = Delivered()
     num_ack_pending: int = 0
@@ -236,8 +252,28 @@ class JetStream:
         """Create or update a durable consumer."""
         explicit = msgspec.structs.replace(config, ack_policy="explicit")
         body = {"stream_name": stream, "config": explicit}
-        subject = f"CONSUMER.CREATE.{stream}.{config.durable_name}.{config.filter_subject}"
+        subject = f"CONSUMER.CREATE.{stream}.{config.durable_name}"
+        if config.filter_subject is not None:
+            subject += f".{config.filter_subject}"
         return await self._ask(subject, body, ConsumerInfo)
+
+    async def delete_consumer(self, stream: str, name: str) -> bool:
+        """Delete a consumer; return whether it was there."""
+        return await self._find(f"CONSUMER.DELETE.{stream}.{name}", ErrorReply) is not None
+
+    async def list_consumers(self, stream: str) -> list[ConsumerInfo]:
+        """Return the consumers of a stream."""
+
+        class Page(msgspec.Struct):
+            total: int
+            consumers: list[ConsumerInfo] | None = None
+
+        found: list[ConsumerInfo] = []
+        while True:
+            page = await self._ask(f"CONSUMER.LIST.{stream}", {"offset": len(found)}, Page)
+            found.extend(page.consumers or ())
+            if not page.consumers or len(found) >= page.total:
+                return found
 
     # -- messages -------------------------------------------------------------------
 
@@ -276,7 +312,9 @@ class JetStream:
         if reply is None:
             return None
         raw = reply.message
-        return StoredMessage(raw.subject, raw.seq, raw.data, raw.time, _parse_headers(raw.hdrs))
+        return StoredMessage(
+            raw.subject, raw.seq, raw.data, raw.time, parse_headers(raw.hdrs) if raw.hdrs else None
+        )
 
     async def peek_last(self, stream: str, subject: str) -> StoredMessage | None:
         """Return the newest message on `subject` from any replica, or `None`.
@@ -376,10 +414,18 @@ def _stored(reply: Message) -> StoredMessage:
     )
 
 
-def _parse_headers(raw: bytes) -> Mapping[str, str] | None:
-    """Return the headers of a stored message; the first line is the version."""
-    if not raw:
-        return None
-    lines = raw.decode(errors="replace").split("\r\n")[1:]
-    pairs = (line.partition(":") for line in lines if line)
-    return {name: value.strip() for name, _, value in pairs}
+def stream_differences(found: StreamInfo, wanted: StreamConfig) -> dict[str, tuple[Any, Any]]:
+    """Return what differs: setting to what the server has and what is wanted."""
+    settings: dict[str, Any] = msgspec.to_builtins(wanted)
+    return {
+        setting: (found.config.get(setting), value)
+        for setting, value in settings.items()
+        if _plain(found.config.get(setting)) != _plain(value)
+    }
+
+
+def _plain(value: Any) -> Any:
+    """Return a setting in a form that compares: order of subjects means nothing."""
+    if isinstance(value, list | tuple):
+        return sorted(str(one) for one in value)  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+    return value

@@ -10,16 +10,15 @@ Sources: NATS ADR-37 (pull requests), ADR-15 (the reply subject of a delivered m
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import msgspec
 
 from ._codec import encode
 from ._connection import Connection, Message, Subscription
+from ._jetstream import NANOSECONDS
 
 __all__ = ["PullEnded", "PullInbox", "Pulled"]
-
-NANOSECONDS = 1_000_000_000
 
 ACK = b"+ACK"
 NAK = b"-NAK"
@@ -42,6 +41,7 @@ class Pulled(msgspec.Struct, frozen=True, gc=False):
     """Unix time by the server's clock."""
     num_pending: int
     """Messages that wait behind this one for the same consumer."""
+    headers: Mapping[str, str] | None = None
 
 
 class PullEnded(msgspec.Struct, frozen=True):
@@ -134,9 +134,10 @@ class PullInbox:
         """Say that a message is done with; it is removed from a WorkQueue stream."""
         self._connection.send(reply, ACK)
 
-    def nak(self, reply: str) -> None:
-        """Give a message back; it is delivered again at once."""
-        self._connection.send(reply, NAK)
+    def nak(self, reply: str, *, delay: float = 0) -> None:
+        """Give a message back; it is delivered again after `delay` seconds, or at once."""
+        how = b' {"delay": %d}' % int(delay * NANOSECONDS) if delay else b""
+        self._connection.send(reply, NAK + how)
 
     def renew(self, reply: str) -> None:
         """Say that a message is still worked on; its ack wait begins anew."""
@@ -173,4 +174,5 @@ def parse_pulled(message: Message) -> Pulled:
         int(tokens[5]),
         int(tokens[7]),
         int(tokens[8]),
+        message.headers,
     )

@@ -6,6 +6,7 @@ from ipc import (
     JetStreamDisabledError,
     LoginRefusedError,
     MessageTooLargeError,
+    Retry,
     ServerTooOldError,
     ServerUnavailableError,
 )
@@ -35,9 +36,18 @@ from ._errors import (
 )
 from ._job import Job, JobInfo
 from ._layout import Priority
+from ._lifecycle import (
+    JobCancelled,
+    JobCompleted,
+    JobEnqueued,
+    JobEvent,
+    JobExpired,
+    JobFailed,
+    JobRetried,
+    JobStarted,
+)
 from ._message import DeadLetter, ErrorInfo, Status
 from ._queue import Queue
-from ._retry import Retry
 from ._steering import Reject, RetryAfter, Snooze
 from ._task import BoundTask, Call, Task
 from ._worker import Worker
@@ -57,15 +67,23 @@ __all__ = [
     "JetStreamDisabledError",
     "JetqError",
     "Job",
+    "JobCancelled",
     "JobCancelledError",
+    "JobCompleted",
     "JobContext",
+    "JobEnqueued",
+    "JobEvent",
     "JobExistsError",
+    "JobExpired",
     "JobExpiredError",
+    "JobFailed",
     "JobFailedError",
     "JobInfo",
     "JobNotCompletedError",
     "JobNotFoundError",
     "JobNotRetryableError",
+    "JobRetried",
+    "JobStarted",
     "LoginRefusedError",
     "MessageTooLargeError",
     "OptionsError",

@@ -6,15 +6,31 @@ import asyncio
 import inspect
 import os
 import ssl
-import sys
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, ParamSpec, Protocol, Self, TypeVar, cast, overload
 
-from ipc import Connection, JetStream, Middleware, Settings
+from ipc import (
+    DEFAULT_RETRY,
+    MAX_DELAY,
+    NO_RETRY,
+    Bus,
+    Connection,
+    Event,
+    JetStream,
+    Middleware,
+    Request,
+    Retry,
+    Settings,
+    Start,
+    Storage,
+    module_name,
+    type_of,
+)
 
+from ._bridge import UNTIL_STORED, Reaction, asking, durable_name
 from ._context import JobContext
 from ._dead_letter import DeadLetters
 from ._declare import Declarations
@@ -22,16 +38,17 @@ from ._enqueue import Enqueuer, Placed
 from ._errors import AppNotOpenError, TaskDefinitionError, UnknownTaskError
 from ._job import Job
 from ._layout import JobId, Layout, Priority
-from ._queue import Queue, Storage
+from ._lifecycle import ALL_JOB_EVENTS, JobEnqueued, JobEvent, Lifecycle
+from ._queue import Queue
 from ._results import Outcomes
-from ._retry import DEFAULT_RETRY, MAX_DELAY, NO_RETRY, Retry
-from ._task import AsyncTask, Call, SyncTask, Task
+from ._task import AsyncTask, BoundTask, Call, SyncTask, Task
 from ._worker import Worker
 
 __all__ = ["App"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
+E = TypeVar("E", bound=Event)
 
 DEFAULT_RESULT_TTL = 3600.0
 
@@ -55,6 +72,8 @@ class Session:
     def __init__(self, app: App) -> None:
         self.connection = Connection(app.settings)
         self.jetstream = JetStream(self.connection)
+        self.bus = app.new_bus(self.connection)
+        self.lifecycle = Lifecycle(self.bus, app.name, app.events)
         self.outcomes = Outcomes(self.connection, self.jetstream, app.layout)
         self.declarations = Declarations(
             self.jetstream,
@@ -97,6 +116,8 @@ class App:
         timeout: float = 10.0,
         result_ttl: float = DEFAULT_RESULT_TTL,
         lifespan: Callable[[], AbstractAsyncContextManager[Any]] | None = None,
+        events: bool | Iterable[type[JobEvent]] = False,
+        bus_prefix: str = "ipc",
     ) -> None:
         """Describe an app; nothing is connected yet.
 
@@ -112,6 +133,9 @@ class App:
             result_ttl: Seconds that outcomes are kept, where a task says nothing else.
             lifespan: Called once a worker starts; what it yields is every job's
                 `current_job().state`, and it is left when the worker stops.
+            events: Publish what happens to jobs as `ipc` events: all of them, or
+                those given, such as `(JobCompleted, JobFailed)`.
+            bus_prefix: The `prefix` of the app's bus; see `ipc.Bus`.
 
         Raises:
             InvalidNameError: `name` cannot be part of a subject.
@@ -135,10 +159,15 @@ class App:
         self.timeout = timeout
         self.result_ttl = result_ttl
         self.lifespan = lifespan
+        every = ALL_JOB_EVENTS if events is True else ()
+        self.bus_prefix = bus_prefix
+        self.events = frozenset(every if isinstance(events, bool) else events)
         self.tasks: dict[str, Task[..., Any]] = {}
         """By name, in the order they were defined."""
         self.middleware: list[Middleware[JobContext]] = []
         """Wrapped around every job, the first one outermost."""
+        self.reactions: list[Reaction] = []
+        """What `enqueue_on` has registered."""
         self._session: Session | None = None
         self._opened = 0
         self._opening = asyncio.Lock()
@@ -202,7 +231,7 @@ class App:
 
         def define(function: Callable[..., Any]) -> Task[..., Any]:
             is_async = inspect.iscoroutinefunction(function)
-            task_name = name or f"{module_name(function)}.{function.__qualname__}"
+            task_name = name or f"{module_name(function.__module__)}.{function.__qualname__}"
             ttl = self.result_ttl if result_ttl is None else result_ttl
             if not is_seconds(ttl) or not (timeout is None or is_seconds(timeout)):
                 raise TaskDefinitionError(task_name, "timeout and result_ttl are seconds above 0")
@@ -231,11 +260,78 @@ class App:
 
         return define if function is None else define(function)
 
+    def forward(
+        self,
+        request: type[Request[R]],
+        *,
+        name: str | None = None,
+        queue: str = "default",
+        priority: Priority = Priority.NORMAL,
+        retry: Retry | Literal[False] = DEFAULT_RETRY,
+        timeout: float = 30.0,
+        result: bool = True,
+        result_ttl: float | None = None,
+    ) -> AsyncTask[[Request[R]], R]:
+        """Make a task that asks a service, and whose result is what the service answers.
+
+        `fetch = app.forward(FetchUser)`, then `await fetch.enqueue(FetchUser(id=7))`: the service
+        gets the request until it has answered, and need not know of jobs. While it is away,
+        or fails with a code of 500 and above, the job is retried; an answer below 500 says that
+        the request is at fault, and makes it a dead letter.
+
+        Args:
+            name: What the jobs on the wire call it; else the request's type.
+            timeout: Seconds that the service has for an attempt.
+            queue: And all other: as of `task`.
+
+        Raises:
+            TaskDefinitionError: The name is taken.
+            TypeError: `request` is no type of request.
+        """
+        kind = type_of(request)
+        if kind.kind != "request":
+            raise TypeError(
+                f"{kind.name} is an event, which nobody answers; forward takes requests"
+            )
+        task_name = name or kind.name
+        define = self.task(
+            name=task_name,
+            queue=queue,
+            priority=priority,
+            retry=retry,
+            result=result,
+            result_ttl=result_ttl,
+        )
+        return cast(Any, define)(asking(request, kind.reply, task_name, timeout))
+
+    def enqueue_on(
+        self,
+        event: type[E],
+        task: BoundTask[[E], Any],
+        *,
+        durable: str | None = None,
+        start: Start = "new",
+    ) -> None:
+        """Enqueue a job of a task for every event of a type; the event is its argument.
+
+        `app.enqueue_on(UserCreated, send_welcome)`. Done by the app's workers, which share a
+        durable: no event is lost while none runs, and an event that comes again is the same job.
+
+        Args:
+            task: With options, if wanted: `send_welcome.using(priority=…)`.
+            durable: Its name; else made of the app's and the task's.
+            start: Where the durable begins when it is new.
+        """
+        name = durable or durable_name(self.name, task.task.name)
+        self.reactions.append(Reaction(event, task, name, start))
+
     # -- enqueue ------------------------------------------------------------------------
 
     async def enqueue(self, call: Call[R]) -> Job[R]:
         """Enqueue one prepared call; see `Task.enqueue`."""
-        return self._job(call, await self._open_session.enqueuer.enqueue(call))
+        job = self._job(call, await self._open_session.enqueuer.enqueue(call))
+        self._tell([job], [call])
+        return job
 
     async def enqueue_many(self, calls: Iterable[Call[R]], *, atomic: bool = False) -> list[Job[R]]:
         """Enqueue calls together, in the fastest way the server has; returns jobs in order.
@@ -254,7 +350,16 @@ class App:
         placed = await (
             enqueuer.enqueue_all_or_none(every) if atomic else enqueuer.enqueue_many(every)
         )
-        return [self._job(call, one) for call, one in zip(every, placed, strict=True)]
+        jobs = [self._job(call, one) for call, one in zip(every, placed, strict=True)]
+        self._tell(jobs, every)
+        return jobs
+
+    def _tell(self, jobs: Sequence[Job[R]], calls: Sequence[Call[R]]) -> None:
+        """Publish that jobs are stored, if the app asks for that."""
+        if JobEnqueued in self.events:
+            for job, call in zip(jobs, calls, strict=True):
+                if job.created:
+                    self.lifecycle.enqueued(job.id, call.task.name, call.task.queue)
 
     # -- know and steer -----------------------------------------------------------------
 
@@ -333,7 +438,32 @@ class App:
         self._opened -= 1
         if self._opened == 0 and self._session is not None:
             session, self._session = self._session, None
+            await session.bus.__aexit__(None, None, None)
             await session.connection.close()
+
+    def new_bus(self, connection: Connection) -> Bus:
+        """Return a bus with the app's name and settings, not open yet."""
+        return Bus(
+            self.name,
+            connection=connection,
+            prefix=self.bus_prefix,
+            storage=self.storage,
+            replicas=self.replicas,
+            declare=self.declare,
+            timeout=self.timeout,
+        )
+
+    def reacting_bus(self) -> Bus:
+        """Return a bus on which events enqueue jobs, for a worker to open."""
+        bus = self.new_bus(self.connection)
+        for reaction in self.reactions:
+            bus.on(
+                reaction.event,
+                durable=reaction.durable,
+                start=reaction.start,
+                retry=UNTIL_STORED,
+            )(reaction.react)
+        return bus
 
     async def _connect(self) -> Session:
         for task in self.tasks.values():
@@ -342,6 +472,7 @@ class App:
         await session.connection.open()
         try:
             await session.jetstream.check()
+            await session.bus.__aenter__()
         except BaseException:
             await session.connection.close()
             raise
@@ -361,6 +492,16 @@ class App:
     def jetstream(self) -> JetStream:
         """JetStream, while open."""
         return self._open_session.jetstream
+
+    @property
+    def bus(self) -> Bus:
+        """The bus, while open: for events and requests over the app's connection."""
+        return self._open_session.bus
+
+    @property
+    def lifecycle(self) -> Lifecycle:
+        """What publishes the events of jobs, while open."""
+        return self._open_session.lifecycle
 
     @property
     def outcomes(self) -> Outcomes:
@@ -390,18 +531,3 @@ class App:
 def is_seconds(value: Any) -> bool:
     """Return whether a value is a time that something may take."""
     return isinstance(value, int | float) and 0 < value <= MAX_DELAY
-
-
-def module_name(function: Callable[..., Any]) -> str:
-    """Return the module a worker would import `function` from.
-
-    A script's functions live in `__main__`, but a worker imports the script by its name.
-    """
-    if function.__module__ != "__main__":
-        return function.__module__
-    main = sys.modules["__main__"]
-    spec = getattr(main, "__spec__", None)
-    if spec is not None:
-        return str(spec.name).removesuffix(".__main__")
-    file = getattr(main, "__file__", None)
-    return Path(file).stem if file else "__main__"

@@ -3,25 +3,53 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextvars import Context, ContextVar, copy_context
+from contextvars import Context, copy_context
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import structlog
 
+from ipc import Bus, current_origin
+
 from ._delivery import Attempt
 from ._layout import JobId
+from ._message import JobMessage
 
 if TYPE_CHECKING:
     from ._app import App
 
-__all__ = ["JobContext", "current_job"]
+__all__ = ["Cause", "JobContext", "current_job"]
+
+
+class Cause:
+    """A job as what other messages follow from; see `ipc.Origin`."""
+
+    __slots__ = ("_message", "id")
+
+    deadline = None
+
+    def __init__(self, id: str, message: JobMessage) -> None:
+        self.id = id
+        self._message = message
+
+    @property
+    def correlation_id(self) -> str:
+        """Id of the message that began it all: the same for all that follows from it."""
+        return self._message.correlation_id or self.id
+
+    @property
+    def traceparent(self) -> str | None:
+        """The trace that it belongs to."""
+        return self._message.traceparent or None
 
 
 class JobContext:
     """The job that runs, as seen from inside its task."""
 
-    __slots__ = ("_attempt", "_job", "app", "state")
+    __slots__ = ("_attempt", "_job", "_traceparent", "app", "state")
+
+    deadline = None
+    """Nobody waits for a job: what its task asks of services may take its own time."""
 
     def __init__(self, app: App, job: JobId, attempt: Attempt, state: Any) -> None:
         self.app = app
@@ -29,6 +57,7 @@ class JobContext:
         """What the app's `lifespan` yielded."""
         self._job = job
         self._attempt = attempt
+        self._traceparent: str | None = None
 
     @property
     def id(self) -> str:
@@ -56,6 +85,33 @@ class JobContext:
         return self._attempt.message.enqueued_at
 
     @property
+    def correlation_id(self) -> str:
+        """Id of the message or job that began it all: the same for all that follows from it."""
+        return self._attempt.message.correlation_id or self.id
+
+    @property
+    def causation_id(self) -> str:
+        """Id of the message or job whose handler enqueued this one; "" at the beginning."""
+        return self._attempt.message.causation_id
+
+    @property
+    def traceparent(self) -> str | None:
+        """The trace that it belongs to (W3C Trace Context), sent along with what follows.
+
+        Middleware that starts a span sets it to that span's.
+        """
+        return self._traceparent or self._attempt.message.traceparent or None
+
+    @traceparent.setter
+    def traceparent(self, value: str) -> None:
+        self._traceparent = value
+
+    @property
+    def bus(self) -> Bus:
+        """The app's bus, for events and requests that follow from this job."""
+        return self.app.bus
+
+    @property
     def headers(self) -> Mapping[str, str]:
         """What the caller gave as `headers`."""
         return self._attempt.message.headers
@@ -68,9 +124,6 @@ class JobContext:
         )
 
 
-_current: ContextVar[JobContext] = ContextVar("jetq_job")
-
-
 def current_job() -> JobContext:
     """Return the job that runs here: in its task, or anything that calls, threads included.
 
@@ -78,10 +131,10 @@ def current_job() -> JobContext:
         LookupError: No job runs here. A task with `process=True` runs in a process
             that does not know its job.
     """
-    try:
-        return _current.get()
-    except LookupError:
-        raise LookupError("current_job() is for code that a worker runs") from None
+    origin = current_origin.get()
+    if not isinstance(origin, JobContext):
+        raise LookupError("current_job() is for code that a worker runs")
+    return origin
 
 
 def is_as_before(before: Context) -> bool:
@@ -90,14 +143,14 @@ def is_as_before(before: Context) -> bool:
     The running job itself does not count: every job sets it.
     """
     now = copy_context()
-    if len(now) - (_current in now) != len(before) - (_current in before):
+    if len(now) - (current_origin in now) != len(before) - (current_origin in before):
         return False
-    for var, value in before.items():  # noqa: SIM110 - asked for every job; twice as fast
-        if var is not _current and now[var] is not value:
+    for var, value in before.items():
+        if var is not current_origin and now[var] is not value:
             return False
     return True
 
 
 def enter_job(context: JobContext) -> None:
     """Say that what follows in this asyncio task belongs to a job."""
-    _current.set(context)
+    current_origin.set(context)

@@ -15,13 +15,15 @@ from ipc import (
     JetStreamError,
     NoResponderError,
     ServerUnavailableError,
+    Storage,
     StreamConfig,
     UnconfirmedError,
+    stream_differences,
 )
 
 from ._errors import QueueMissingError
 from ._layout import PRIORITIES, Layout
-from ._queue import Queue, Storage
+from ._queue import Queue
 
 __all__ = ["Declarations", "Drift"]
 
@@ -227,12 +229,7 @@ class Declarations:
         found = await self._jetstream.find_stream(config.name)
         if found is None:
             return Drift(config.name, False, {})
-        wanted: dict[str, Any] = msgspec.to_builtins(config)
-        differences = {
-            setting: (found.config.get(setting), value)
-            for setting, value in wanted.items()
-            if _plain(found.config.get(setting)) != _plain(value)
-        }
+        differences = stream_differences(found, config)
         return Drift(config.name, True, differences) if differences else None
 
     async def apply(self, queues: Iterable[str]) -> list[Drift]:
@@ -260,10 +257,3 @@ class Declarations:
                 consumer = self._layout.consumer(self.queue(name), priority)
                 await self._jetstream.create_consumer(stream, consumer)
         return drifts
-
-
-def _plain(value: Any) -> Any:
-    """Return a setting in a form that compares: order of subjects means nothing."""
-    if isinstance(value, list | tuple):
-        return sorted(str(one) for one in value)  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
-    return value

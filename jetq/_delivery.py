@@ -7,12 +7,11 @@ from typing import Any
 
 import msgspec
 
-from ipc import Pulled
+from ipc import NO_RETRY, Pulled, Retry
 
 from ._errors import TaskArgumentError, UnknownTaskError
 from ._layout import NO_KEY, JobId, Layout, Priority
 from ._message import NOT_DECODABLE, JobMessage, decode_job, shortened
-from ._retry import NO_RETRY, Retry
 from ._task import Task
 
 __all__ = ["Attempt", "Delivery", "Unreadable", "read"]

@@ -28,6 +28,7 @@ from ipc import (
     ServerUnavailableError,
     SubjectTakenError,
     UnconfirmedError,
+    current_origin,
     encode,
     ingest,
     publish_atomically,
@@ -110,6 +111,7 @@ def draft(call: Call[Any], layout: Layout, now: datetime) -> Draft:
         # Told apart from unique keys, and from other tasks that debounce with the same text.
         key = f"debounce {task.name} {options.debounce}"
     job = JobId(task.queue, NO_KEY if key is None else key_token(key), options.id or new_token())
+    origin = current_origin.get()
     message = JobMessage(
         task=task.name,
         args=call.args,
@@ -117,6 +119,9 @@ def draft(call: Call[Any], layout: Layout, now: datetime) -> Draft:
         expires_at=_moment(options.expires, now),
         timeout=options.timeout,
         headers=options.headers,
+        correlation_id="" if origin is None else origin.correlation_id,
+        causation_id="" if origin is None else origin.id,
+        traceparent="" if origin is None else origin.traceparent or "",
     )
     priority = options.priority or task.priority
     due_at = options.eta or _moment(options.delay, now)

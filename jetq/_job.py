@@ -182,6 +182,7 @@ class Job(Generic[R]):
         layout = app.layout
         await app.jetstream.purge(layout.queue_stream_name(job.queue), layout.anywhere(job))
         await app.connection.publish(layout.control("cancel"), encode(self.id))
+        app.lifecycle.cancelled(self.id, info.task, job.queue, info.attempt, reason)
         return True
 
     async def retry(self) -> None:

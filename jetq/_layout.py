@@ -19,10 +19,10 @@ import re
 import secrets
 from typing import NamedTuple
 
-from ipc import MAX_NAME_LENGTH, ConsumerConfig, InvalidNameError, StreamConfig, check_name
+from ipc import MAX_NAME_LENGTH, ConsumerConfig, InvalidNameError, Storage, StreamConfig, check_name
 
 from ._errors import InvalidJobIdError
-from ._queue import Queue, Storage
+from ._queue import Queue
 
 NO_KEY = "-"
 

@@ -84,6 +84,12 @@ class JobMessage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, 
     """Seconds a run may take, instead of the task's own."""
     headers: dict[str, str] = {}
     """The caller's own, for the task to read."""
+    correlation_id: str = ""
+    """Id of the message that began it all; "" if that is this job."""
+    causation_id: str = ""
+    """Id of the message or job whose handler enqueued this one."""
+    traceparent: str = ""
+    """The trace that it belongs to (W3C Trace Context)."""
     resent: bool = False
     """The first publish was not acknowledged: the job may have run already."""
     error: ErrorInfo | None = None

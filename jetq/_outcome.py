@@ -9,8 +9,9 @@ from typing import assert_never
 
 import msgspec
 
+from ipc import Retry
+
 from ._message import ErrorInfo
-from ._retry import Retry
 
 __all__ = [
     "Bury",

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import msgspec
 
-from ipc import check_name
+from ipc import Storage, check_name
 
-__all__ = ["DEFAULT_LEASE", "Queue", "Storage"]
-
-Storage = Literal["file", "memory"]
+__all__ = ["DEFAULT_LEASE", "Queue"]
 
 DEFAULT_LEASE = 30.0
 

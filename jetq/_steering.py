@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ._retry import MAX_DELAY
+from ipc import MAX_DELAY
 
 __all__ = ["Reject", "RetryAfter", "Snooze", "Steering"]
 

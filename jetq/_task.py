@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, TypeVar, Unp
 import msgspec
 from typing_extensions import TypedDict
 
-from ipc import check_name
+from ipc import MAX_DELAY, Retry, check_name
 
 from ._errors import OptionsError
 from ._layout import PRIORITIES, JobId, Priority, key_token
-from ._retry import MAX_DELAY, Retry
 from ._signature import Signature
 
 if TYPE_CHECKING:

@@ -144,8 +144,11 @@ class Worker:
                 on_settled=self._on_settled,
                 on_open=self._on_open,
             )
+            self._lifecycle = app.lifecycle
             self._crashes = Crashes(app.jetstream, app.layout)
             self._executor = Executor(self.concurrency, app.middleware)
+            if app.reactions:
+                await self._stack.enter_async_context(app.reacting_bus())
         except BaseException:
             await self._stack.aclose()
             raise
@@ -259,6 +262,8 @@ class Worker:
 
     def _on_settled(self, delivery: Delivery, settlement: Settlement) -> None:
         self._count(settlement)
+        if self._lifecycle.wanted:
+            self._lifecycle.settled(delivery, settlement, self.name)
         self._release(delivery)
 
     def _on_open(self, ended: Ended) -> None:
@@ -306,6 +311,8 @@ class Worker:
         if job in self._cancelled and await self._has_ended(delivery):
             return Cancelled()
         context = JobContext(self.app, job, attempt, self._state)
+        if self._lifecycle.wanted:
+            self._lifecycle.started(context, self.name)
         slot.enter(job, attempt.task.name)
         self._running[job] = slot
         try:

@@ -1,4 +1,4 @@
-"""When and how often a failed job is run again."""
+"""When and how often what failed is tried again: a job, a durable event."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 
 import msgspec
 
-__all__ = ["MAX_DELAY", "Retry"]
+__all__ = ["DEFAULT_RETRY", "MAX_DELAY", "NO_RETRY", "Retry"]
 
 MAX_DELAY = 100 * 365.25 * 86_400
 """Seconds, a hundred years: so that every delay leads to a time that can be written."""
@@ -19,7 +19,7 @@ class Retry(msgspec.Struct, frozen=True, kw_only=True):
 
     The delay after attempt *n* is `base_delay * multiplier ** (n - 1)`, at most
     `max_delay`; with jitter it is a random time between half of that and all of it,
-    so that jobs that failed together do not come back together.
+    so that what failed together does not come back together.
     """
 
     max_attempts: int = 3
@@ -36,8 +36,8 @@ class Retry(msgspec.Struct, frozen=True, kw_only=True):
     """These are not, even if `retry_on` names them."""
 
     max_crashes: int = 3
-    """How often a job is delivered again after its worker fell silent while running it
-    (killed, out of memory, stalled past the lease); the next time it is a dead letter."""
+    """How often a job or event is delivered again after its worker fell silent while running
+    it (killed, out of memory, stalled past the lease); the next time it is a dead letter."""
 
     def __post_init__(self) -> None:
         if self.max_attempts < 1 or self.max_crashes < 1:
@@ -48,7 +48,7 @@ class Retry(msgspec.Struct, frozen=True, kw_only=True):
             raise ValueError("Retry: multiplier is a number of at least 1")
 
     def covers(self, error: BaseException) -> bool:
-        """Return whether a job that raised `error` may be run again."""
+        """Return whether what raised `error` may be run again."""
         return isinstance(error, self.retry_on) and not isinstance(error, self.give_up_on)
 
     def delay_after(self, attempt: int, *, chance: float | None = None) -> float:

@@ -1,0 +1,739 @@
+"""A bus: where a process publishes events, asks services, and offers both itself."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import secrets
+import ssl
+import time
+from collections.abc import (
+    AsyncGenerator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Iterable,
+    Mapping,
+    Sequence,
+)
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self, TypeVar, Unpack, overload
+
+import anyio
+import structlog
+
+from ._codec import CODECS, Codec, CodecName
+from ._connection import Connection, Message
+from ._context import Context, Scope, current_origin
+from ._domain import Domain
+from ._durable import DurableConsumer
+from ._envelope import NOT_DECODABLE, Meta, UnknownEvent, write
+from ._errors import (
+    BusNotOpenError,
+    IpcError,
+    NoResponderError,
+    ReplyTimeoutError,
+    UnconfirmedError,
+    UnreadableError,
+)
+from ._event_dead import EventDeadLetters
+from ._event_streams import Durables, EventStreams
+from ._events import Events, LiveHandler, Reader, Unknown
+from ._gathering import Gathered, gather
+from ._handler import EventHandler, OnDecorator, OnOptions, check_durable, event_handler
+from ._jetstream import JetStream, Storage
+from ._limiter import LAST_WORDS
+from ._micro import ServiceInfo
+from ._middleware import Middleware, wrap
+from ._names import check_name
+from ._registry import Registry
+from ._service import Service
+from ._service_error import error_in
+from ._serving import Serving
+from ._settings import Settings
+from ._stream import CREDIT, read_stream
+from ._subjects import Subjects, part_of_key
+from ._types import Event, MessageType, Request, registered_types, type_of
+
+__all__ = ["Bus"]
+
+log = structlog.stdlib.get_logger("ipc")
+
+E = TypeVar("E", bound=Event)
+R = TypeVar("R")
+
+# Seconds between the tries of a durable publish that was not acknowledged.
+PAUSE = 0.1
+
+# Seconds without a further answer after which no other service is expected to answer.
+DISCOVERY_STALL = 0.3
+
+
+class Session:
+    """What a bus has while it is open."""
+
+    def __init__(self, bus: Bus, connection: Connection, stack: AsyncExitStack) -> None:
+        self.connection = connection
+        self.jetstream = JetStream(connection, timeout=bus.timeout)
+        self.stack = stack
+        self.scope = Scope(None, bus.middleware)
+        self.stopping = asyncio.Event()
+        self.working: list[LiveHandler | DurableConsumer] = []
+        self.tasks: set[asyncio.Task[Any]] = set()
+        self.starting: list[asyncio.Task[None]] = []
+        self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.serving: list[Serving] = []
+
+
+class Bus:
+    """The connection of one process, or part of one, to all others.
+
+    `async with Bus("shop") as bus:` connects. Handlers that were registered before begin with it,
+    and are drained at its end.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        servers: str | Sequence[str] | None = None,
+        credentials: str | Path | None = None,
+        tls: ssl.SSLContext | None = None,
+        connection: Connection | None = None,
+        codec: CodecName = "json",
+        prefix: str = "ipc",
+        domains: Iterable[Domain] = (),
+        storage: Storage = "file",
+        replicas: int = 1,
+        declare: bool = True,
+        timeout: float = 5.0,
+        grace: float = 30.0,
+        lifespan: Callable[[], AbstractAsyncContextManager[Any]] | None = None,
+    ) -> None:
+        """Describe a bus; nothing is connected yet.
+
+        Args:
+            name: Stands as `$source` in all that it sends.
+            servers: URLs; else `NATS_URL`, else `nats://127.0.0.1:4222`.
+            credentials: A `.creds` file; else `NATS_CREDS`.
+            connection: An open connection to share instead; it is left open.
+            codec: How what it sends is written; it reads both, and answers as it was asked.
+            prefix: What every subject, stream and bucket begins with; another one is another
+                world.
+            domains: How events of some domains are kept, where that differs from:
+            storage: `file` or `memory`, of streams that are created.
+            replicas: How many servers of a cluster hold those: 1, 3 or 5.
+            declare: Create missing streams; with `False` none is ever created.
+            timeout: Seconds that requests and durable publishes take at most, where they say
+                nothing else; connecting too.
+            grace: Seconds that running handlers get to finish at the end.
+            lifespan: Called when it is opened; what it yields is `ctx.state` of its handlers.
+
+        Raises:
+            InvalidNameError: `name` or `prefix` cannot be part of a subject.
+            ValueError: A setting is out of its range.
+        """
+        self.name = check_name("bus", name)
+        self.subjects = Subjects(prefix)
+        self.settings = (
+            connection.settings
+            if connection is not None
+            else Settings.load(
+                servers,
+                credentials=credentials,
+                tls=tls,
+                name=f"ipc {name}",
+                connect_timeout=timeout,
+            )
+        )
+        if codec not in CODECS:
+            raise ValueError(f"bus {name!r}: codec is {' or '.join(map(repr, CODECS))}")
+        if timeout <= 0 or grace < 0:
+            raise ValueError(f"bus {name!r}: timeout is above 0 seconds, grace not below")
+        # A domain checks its settings; the bus's are those of an unnamed one.
+        Domain("default", storage=storage, replicas=replicas)
+        self.domains: Mapping[str, Domain] = {domain.name: domain for domain in domains}
+        self.storage: Storage = storage
+        self.replicas = replicas
+        self.declare = declare
+        self.timeout = timeout
+        self.grace = grace
+        self.lifespan = lifespan
+        self.middleware: list[Middleware[Context]] = []
+        """Wrapped around every handler of events, the first one outermost."""
+        self.handlers: list[EventHandler] = []
+        """What `on` has registered."""
+        self.id = ""
+        """Of this bus among those of the same name; another one whenever it is opened."""
+        self._shared = connection
+        self._codec: Codec = CODECS[codec]
+        self._session: Session | None = None
+
+    def __repr__(self) -> str:
+        return f"<Bus {self.name!r}>"
+
+    # -- events ----------------------------------------------------------------------------
+
+    async def publish(self, event: Event, *, durable: bool = False, id: str = "") -> None:
+        """Publish an event to whoever listens, and to every durable of its type.
+
+        Args:
+            durable: Wait until the server has stored it for the durables, and try again until
+                then. Without, it is sent, and nothing says whether it arrived.
+            id: Of your own, `durable` only: the same id within two minutes is stored once.
+
+        Raises:
+            EventStreamMissingError: Nothing stores it, and nothing may be created.
+            UnconfirmedError: Whether it was stored is unknown: not acknowledged in time.
+            MessageTooLargeError: It is over the server's limit.
+            TypeError: A field cannot be encoded.
+        """
+        if id and not durable:
+            raise ValueError("an id of your own is for durable=True, by which it is checked")
+        id = id or self.new_id()
+        kind, subject, data = self._written(event, id)
+        if durable:
+            await self._store(kind, subject, data, id)
+        else:
+            await self.connection.publish(subject, data, headers=_trace_headers())
+
+    def publish_nowait(self, event: Event) -> None:
+        """Publish an event without waiting for anything, not even for the connection.
+
+        Raises:
+            ConnectionLostError: The connection is away, and what can be buffered is.
+            MessageTooLargeError: It is over the server's limit.
+            TypeError: A field cannot be encoded.
+        """
+        _, subject, data = self._written(event, self.new_id())
+        self.connection.send(subject, data, headers=_trace_headers())
+
+    @overload
+    def subscribe(
+        self,
+        *what: type[E],
+        unknown: Literal["skip", "error"] = "skip",
+        group: str = "",
+    ) -> Events[E]: ...
+    @overload
+    def subscribe(
+        self, *what: type[E], unknown: Literal["keep"], group: str = ""
+    ) -> Events[E | UnknownEvent]: ...
+    @overload
+    def subscribe(
+        self,
+        *what: type[Event] | str,
+        unknown: Literal["skip", "error"] = "skip",
+        group: str = "",
+    ) -> Events[Event]: ...
+    @overload
+    def subscribe(
+        self, *what: type[Event] | str, unknown: Literal["keep"], group: str = ""
+    ) -> Events[Event | UnknownEvent]: ...
+
+    def subscribe(
+        self, *what: type[Event] | str, unknown: Unknown = "skip", group: str = ""
+    ) -> Events[Any]:
+        """Return what is published from now on: `async for event in bus.subscribe(UserCreated)`.
+
+        Args:
+            what: Types of events; or names with wildcards, `shop.events.*` for one part,
+                `shop.>` for all that begin so: of those come all types that are defined here.
+            unknown: What becomes of an event whose `$type` is none of these: `skip` it,
+                `keep` it as `UnknownEvent`, or raise an `error` in its place.
+            group: Subscribers of one group share the events.
+        """
+        subjects: list[str] = []
+        kinds: dict[str, MessageType] = {}
+        for one in what:
+            found = registered_types() if isinstance(one, str) else (type_of(one),)
+            names = {name: kind for kind in found for name in kind.names}
+            kinds |= {name: kind for name, kind in names.items() if kind.kind == "event"}
+            for name in (one,) if isinstance(one, str) else names:
+                whole, parts = self.subjects.events(name)
+                subjects += (whole,) if name.endswith(">") else (whole, parts)
+        if not subjects:
+            raise ValueError("subscribe takes types of events, or names with wildcards")
+        return Events(self, subjects, group, Reader(self.subjects, kinds, unknown))
+
+    def on(self, *types: type[E], **options: Unpack[OnOptions]) -> OnDecorator[E]:
+        """Handle events of some types, from when the bus is open until it is drained.
+
+            @bus.on(UserCreated, durable="mailer", concurrency=20)
+            async def welcome(event: UserCreated) -> None: ...
+
+        A parameter annotated `ipc.Context` gets what is known of the event. If the bus is
+        open already, `await bus.ready()` returns once the handler listens.
+
+        Raises:
+            HandlerDefinitionError: The function cannot handle events, or the options are out
+                of their range.
+        """
+
+        def add(function: Any) -> Any:
+            handler = event_handler(function, types, options)
+            check_durable(handler, self.handlers)
+            self.handlers.append(handler)
+            if self._session is not None:
+                self._start(handler, self._session.scope)
+            return function
+
+        return add
+
+    # -- requests --------------------------------------------------------------------------
+
+    async def request(self, request: Request[R], *, timeout: float | None = None) -> R:
+        """Ask a service and return what it answers.
+
+        Args:
+            timeout: Seconds to wait, else the bus's. Inside a handler that somebody waits for,
+                no longer than they do.
+
+        Raises:
+            NoResponderError: No service answers such requests.
+            ReplyTimeoutError: None did in time; it may still have acted.
+            ConnectionLostError: The connection went away; it may have acted.
+            ServiceError: It answered with an error: of its own class if that is known here.
+            UnreadableError: It answered with something else than the request's type of reply.
+            MessageTooLargeError: The request is over the server's limit.
+        """
+        kind = self._request_type(request)
+        seconds = self._time_for(kind, timeout)
+        data = write(request, self._meta(kind, self.new_id(), timeout=seconds), self._codec)
+        subject = self.subjects.request(kind.name)
+        message = await self.connection.request(
+            subject, data, headers=_trace_headers(), timeout=seconds
+        )
+        return self._reply(kind, message)
+
+    async def gather(
+        self, request: Request[R], *, timeout: float | None = None, first: int | None = None
+    ) -> Gathered[R]:
+        """Ask every instance of a service; return when all that are known to run have answered.
+
+        Without JetStream, or where the registry may not be read, nobody is known: then it
+        takes the whole time.
+
+        Args:
+            timeout: Seconds to wait, else the bus's; who stays silent is told.
+            first: Return with the first so many answers.
+
+        Raises:
+            NoResponderError: No service answers such requests.
+            UnreadableError: An answer is not of the request's type of reply.
+        """
+        kind = self._request_type(request)
+        seconds = self._time_for(kind, timeout)
+        try:
+            expected = await self.registry.answering(kind.name)
+        except IpcError as exc:
+            log.debug("nobody knows whom to expect", type=kind.name, reason=str(exc))
+            expected = None
+        data = write(request, self._meta(kind, self.new_id(), timeout=seconds), self._codec)
+        return await gather(
+            self.connection,
+            self.subjects.gather(kind.name),
+            data,
+            _trace_headers(),
+            codec=self._codec,
+            decode=partial(self._decoded, kind),
+            expected=expected,
+            first=first,
+            timeout=seconds,
+        )
+
+    async def stream(
+        self, request: Request[R], *, timeout: float | None = None
+    ) -> AsyncGenerator[R]:
+        """Ask a service and yield the items that it answers, as they are taken.
+
+        `async for row in bus.stream(Query()):` Leaving the loop tells the service to stop.
+
+        Args:
+            timeout: Seconds for which there may be no sign of life, else the bus's.
+
+        Raises:
+            NoResponderError: No service answers such requests.
+            ReplyTimeoutError: The service fell silent.
+            ConnectionLostError: The connection went away meanwhile.
+            StreamBrokenError: Some items were lost.
+            ServiceError: The service answered with an error, perhaps after some items.
+            UnreadableError: An item is not of the request's type of reply.
+        """
+        kind = self._request_type(request)
+        silence = self.timeout if timeout is None else timeout
+        meta = self._meta(kind, self.new_id(), timeout=silence, credit=CREDIT)
+        items = read_stream(
+            self.connection,
+            self.subjects.request(kind.name),
+            write(request, meta, self._codec),
+            _trace_headers(),
+            codec=self._codec,
+            decode=partial(self._decoded, kind),
+            silence=silence,
+        )
+        async with aclosing(items):
+            async for item in items:
+                yield item
+
+    async def services(self, name: str | None = None) -> list[ServiceInfo]:
+        """Return the instances of services that answer now, of any language (NATS ADR-32).
+
+        Args:
+            name: Only of this service.
+        """
+        subject = "$SRV.INFO" if name is None else f"$SRV.INFO.{name}"
+        found: list[ServiceInfo] = []
+        decode = CODECS["json"].decoder_for(ServiceInfo)
+        replies = self.connection.request_many(subject, timeout=DISCOVERY_STALL)
+        try:
+            async for message in replies:
+                try:
+                    found.append(decode(message.data))
+                except NOT_DECODABLE as exc:
+                    log.warning("service skipped, its answer is malformed", error=str(exc))
+        except (ReplyTimeoutError, NoResponderError):
+            pass
+        return found
+
+    # -- serving ---------------------------------------------------------------------------
+
+    async def serve(self, *services: Service) -> None:
+        """Offer services, and handle events, until cancelled or until `drain` is called.
+
+        Raises:
+            IpcError: A handler could not begin, or cannot go on.
+        """
+        session = self._open_session
+        serving = [Serving(self, service) for service in services]
+        try:
+            for one in serving:
+                await one.open()
+                session.serving.append(one)
+                self.registry.serves(one)
+                for handler in one.service.event_handlers:
+                    self._start(handler, one.scope)
+            await self.ready()
+            await self.registry.write()
+            stopped = asyncio.ensure_future(session.stopping.wait())
+            try:
+                done, _ = await asyncio.wait(
+                    {stopped, session.failed}, return_when=asyncio.FIRST_COMPLETED
+                )
+                if session.failed in done:
+                    session.failed.result()
+            finally:
+                stopped.cancel()
+        finally:
+            grace = self.grace if session.stopping.is_set() else 0
+            with anyio.move_on_after(grace + LAST_WORDS, shield=True):
+                for one in serving:
+                    if one in session.serving:
+                        self.registry.serves_no_more(one)
+                        await self.registry.write()
+                        session.serving.remove(one)
+                        await one.drain(grace)
+
+    async def ready(self) -> None:
+        """Return once every handler listens.
+
+        Raises:
+            IpcError: One cannot.
+        """
+        session = self._open_session
+        while session.starting:
+            await session.starting[0]
+            session.starting.pop(0)
+
+    async def drain(self) -> None:
+        """Stop taking events and requests, finish what was begun, let `serve` return.
+
+        What does not finish within the bus's `grace` is cancelled; durable events among
+        it are delivered again. Publishing and asking still work.
+        """
+        session = self._open_session
+        session.stopping.set()
+        await self._stop_handlers(self.grace)
+
+    def stop(self) -> None:
+        """Let `serve` return, as `drain` does, without waiting for it."""
+        if self._session is not None:
+            self._session.stopping.set()
+
+    @property
+    def serving(self) -> Sequence[Serving]:
+        """The services that it serves now."""
+        return self._open_session.serving
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it takes events and requests now: open, connected, not told to stop."""
+        session = self._session
+        return (
+            session is not None
+            and session.connection.is_connected
+            and not session.stopping.is_set()
+            and not session.failed.done()
+            and all(task.done() for task in session.starting)
+        )
+
+    # -- opening and closing ----------------------------------------------------------------
+
+    async def __aenter__(self) -> Self:
+        """Connect, and begin to handle events; see `Connection.open` for what can go wrong."""
+        if self._session is not None:
+            raise RuntimeError(f"bus {self.name!r} is open already")
+        async with AsyncExitStack() as stack:
+            connection = self._shared
+            if connection is None:
+                connection = Connection(self.settings)
+                await connection.open()
+                stack.push_async_callback(connection.close)
+            session = Session(self, connection, stack)
+            # Unguessable is not needed, unique is: no two buses number from the same start.
+            self.id = secrets.token_urlsafe(9).replace("-", "_")
+            self._numbers = itertools.count(1)
+            self._session = session
+            stack.callback(self._forget_session)
+            self.registry = Registry(self)
+            self.streams = EventStreams(self)
+            if self.lifespan is not None:
+                state = await stack.enter_async_context(self.lifespan())
+                session.scope = Scope(state, self.middleware)
+            self._spawn(self.registry.run(), "registry")
+            for handler in self.handlers:
+                self._start(handler, session.scope)
+            try:
+                await self.ready()
+            except BaseException:
+                await self._stop_handlers(0)
+                raise
+            session.stack = stack.pop_all()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Finish what was begun, and disconnect. After an exception nothing is waited for."""
+        session = self._open_session
+        session.stopping.set()
+        grace = self.grace if error is None else 0
+        try:
+            with anyio.move_on_after(grace + LAST_WORDS, shield=True):
+                await self._stop_handlers(grace)
+                await self.registry.leave()
+        finally:
+            await session.stack.aclose()
+
+    def _forget_session(self) -> None:
+        session, self._session = self._session, None
+        if session is not None:
+            for task in session.tasks:
+                task.cancel()
+
+    # -- handlers --------------------------------------------------------------------------
+
+    def _start(self, handler: EventHandler, scope: Scope) -> None:
+        session = self._open_session
+        task = asyncio.get_running_loop().create_task(self._open_handler(handler, scope))
+        session.starting.append(task)
+
+    async def _open_handler(self, handler: EventHandler, scope: Scope) -> None:
+        session = self._open_session
+        if handler.options.durable is None:
+            live = LiveHandler(self, handler, scope)
+            session.working.append(live)
+            await live.open()
+            await session.connection.confirm()
+        else:
+            consumer = DurableConsumer(self, handler, scope)
+            session.working.append(consumer)
+            await consumer.open()
+            self.registry.has_durable(handler.options.durable)
+            self._spawn(consumer.run(), handler.options.durable)
+        for kind in handler.kinds:
+            self.registry.subscribes(kind)
+
+    async def _stop_handlers(self, grace: float) -> None:
+        session = self._open_session
+        for task in session.starting:
+            task.cancel()
+        working, session.working = session.working, []
+        await asyncio.gather(*(one.drain(grace) for one in working))
+
+    def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        """Run something for as long as the bus is open; that it failed is `serve`'s to say."""
+        session = self._open_session
+
+        def ended(task: asyncio.Task[None]) -> None:
+            session.tasks.discard(task)
+            if task.cancelled() or (error := task.exception()) is None:
+                return
+            log.error("cannot go on", what=name, exc_info=error)
+            if not session.failed.done():
+                session.failed.set_exception(error)
+                # Told in the log, if nobody serves.
+                session.failed.exception()
+
+        task = asyncio.get_running_loop().create_task(work)
+        session.tasks.add(task)
+        task.add_done_callback(ended)
+
+    async def invoke(
+        self, function: Callable[[Any, Context], Awaitable[Any]], message: Any, context: Context
+    ) -> Any:
+        """Call a handler, with the middleware of its bus or service around it.
+
+        For a task of its own: what it sends from now on follows from the message.
+        """
+        current_origin.set(context)
+        call = partial(function, message, context)
+        return await wrap(call, context, context.scope.middleware)()
+
+    # -- what it has while open ----------------------------------------------------------------
+
+    @property
+    def _open_session(self) -> Session:
+        if self._session is None:
+            raise BusNotOpenError(self.name)
+        return self._session
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it can be used now."""
+        return self._session is not None
+
+    @property
+    def connection(self) -> Connection:
+        """The connection, while open."""
+        return self._open_session.connection
+
+    @property
+    def jetstream(self) -> JetStream:
+        """JetStream, while open."""
+        return self._open_session.jetstream
+
+    @property
+    def scope(self) -> Scope:
+        """What its handlers share, while open."""
+        return self._open_session.scope
+
+    @property
+    def state(self) -> Any:
+        """What its `lifespan` yielded, while open."""
+        return self._open_session.scope.state
+
+    @property
+    def durables(self) -> Durables:
+        """The durables of all domains, while open."""
+        return Durables(self)
+
+    @property
+    def dead_letters(self) -> EventDeadLetters:
+        """The events that no attempt could handle, while open."""
+        return EventDeadLetters(self)
+
+    def on_close(self, listener: Callable[[], None]) -> None:
+        """Call `listener` when the bus is closed."""
+        self._open_session.stack.callback(listener)
+
+    # -- messages --------------------------------------------------------------------------
+
+    def new_id(self) -> str:
+        """Return an id that no other message has."""
+        return f"{self.id}-{next(self._numbers)}"
+
+    def _written(self, event: Event, id: str) -> tuple[MessageType, str, bytes]:
+        """Return an event's type, its subject and its bytes."""
+        kind = type_of(type(event))
+        if kind.kind != "event":
+            raise TypeError(f"publish takes an event, and {kind.name} is a request")
+        self.registry.publishes(kind)
+        data = write(event, self._meta(kind, id), self._codec)
+        part = None if kind.key is None else part_of_key(kind.key_of(event))
+        return kind, self.subjects.event(kind.name, part), data
+
+    def _meta(
+        self, kind: MessageType, id: str, *, timeout: float | None = None, credit: int = 0
+    ) -> Meta:
+        """Return what a message that is sent now says of itself."""
+        origin = current_origin.get()
+        return Meta(
+            id=id,
+            time=datetime.now(UTC),
+            source=self.name,
+            version=kind.version,
+            correlation="" if origin is None else origin.correlation_id,
+            causation="" if origin is None else origin.id,
+            timeout=timeout,
+            credit=credit,
+        )
+
+    def _request_type(self, request: Request[Any]) -> MessageType:
+        kind = type_of(type(request))
+        if kind.kind != "request":
+            raise TypeError(f"{kind.name} is an event, which is published, not answered")
+        return kind
+
+    def _time_for(self, kind: MessageType, timeout: float | None) -> float:
+        """Return how long to wait for an answer."""
+        seconds = self.timeout if timeout is None else timeout
+        origin = current_origin.get()
+        if origin is not None and origin.deadline is not None:
+            left = origin.deadline - asyncio.get_running_loop().time()
+            if left <= 0:
+                raise ReplyTimeoutError(self.subjects.request(kind.name), 0)
+            return min(seconds, left)
+        return seconds
+
+    def _reply(self, kind: MessageType, message: Message) -> Any:
+        if message.headers is not None:
+            error = error_in(message.headers, message.data, self._codec)
+            if error is not None:
+                raise error
+        return self._decoded(kind, message)
+
+    def _decoded(self, kind: MessageType, message: Message) -> Any:
+        try:
+            return self._codec.decoder_for(kind.reply)(message.data)
+        except NOT_DECODABLE as exc:
+            raise UnreadableError(
+                self.subjects.request(kind.name), f"the answer is not as declared: {exc}"
+            ) from exc
+
+    async def _store(self, kind: MessageType, subject: str, data: bytes, id: str) -> None:
+        """Have an event stored. The server knows its id, so repeating it is safe."""
+        session = self._open_session
+        deadline = time.monotonic() + self.timeout
+        headers = {"Nats-Msg-Id": id, **(_trace_headers() or {})}
+        anew = False
+        while True:
+            left = max(deadline - time.monotonic(), 0.01)
+            try:
+                await self.streams.ensure(kind.domain, anew=anew)
+                await session.jetstream.publish(subject, data, headers=headers, timeout=left)
+                return
+            except NoResponderError:
+                # The stream is gone: a server with streams in memory was restarted.
+                anew = True
+                if time.monotonic() + PAUSE > deadline:
+                    raise
+            except UnconfirmedError:
+                if time.monotonic() + PAUSE > deadline:
+                    raise
+            await asyncio.sleep(PAUSE)
+
+
+def _trace_headers() -> dict[str, str] | None:
+    """Return the headers that keep a trace together, if there is one."""
+    origin = current_origin.get()
+    if origin is None or origin.traceparent is None:
+        return None
+    return {"traceparent": origin.traceparent}

@@ -1,0 +1,499 @@
+"""A durable at work: takes what the server keeps for it, has it handled, and acks it.
+
+What an event comes to is decided by `verdict_for`; nothing is acked before that is carried out.
+An event is in the stream until it is acked, so a process that is killed loses none: the server
+gives it to somebody else when its lease runs out.
+
+Where the order is kept there is one consumer for each part of the keys, and each of them has
+one event unacknowledged at most. So what comes after waits for what came before, whichever
+process has it, whether it fails, waits to be tried again, or is given to somebody else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from datetime import UTC, datetime
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import msgspec
+import structlog
+
+from ._connection import Message
+from ._context import Context, Scope
+from ._envelope import NOT_DECODABLE, UnknownTypeError, read_any
+from ._errors import (
+    ConnectionLostError,
+    IpcError,
+    NoResponderError,
+    ServerUnavailableError,
+    UnconfirmedError,
+)
+from ._event_dead import DeadEvent, EventDeadLetters, describe
+from ._handler import EventHandler
+from ._limiter import LAST_WORDS, Limiter
+from ._pull import Pulled, PullEnded, PullInbox
+from ._retry import Retry
+from ._subjects import PARTS
+from ._tries import NO_TRIES, Tries, TryCounter
+
+if TYPE_CHECKING:
+    from ._bus import Bus
+
+__all__ = ["DurableConsumer"]
+
+log = structlog.stdlib.get_logger("ipc")
+
+# Seconds that a request for events stays open, and between the server's signs of life on it.
+PULL_WAIT, HEARTBEAT = 30.0, 5.0
+
+# Seconds for which events are held ahead of what can be started at once.
+AHEAD = 0.1
+MAX_AHEAD = 2_000
+
+# Seconds between two looks at leases, silence, and pace.
+TICK = 0.5
+
+PAUSE, LAST_PAUSE = 0.1, 2.0
+
+
+class Acked(msgspec.Struct, frozen=True):
+    """Handled, or of no interest."""
+
+
+class TriedAgain(msgspec.Struct, frozen=True):
+    """Failed; delivered again after a delay, in seconds."""
+
+    delay: float
+
+
+class Buried(msgspec.Struct, frozen=True):
+    """Set aside as a dead letter."""
+
+    reason: str
+    error: str = ""
+
+
+Verdict = Acked | TriedAgain | Buried
+
+
+def verdict_for(error: Exception | None, attempt: int, retry: Retry) -> Verdict:
+    """Return what becomes of an event; attempts count from 1."""
+    if error is None:
+        return Acked()
+    if attempt < retry.max_attempts and retry.covers(error):
+        return TriedAgain(retry.delay_after(attempt))
+    left = "" if retry.covers(error) else ", not to be tried again"
+    what = f"{type(error).__name__}: {error}"
+    count = f"{attempt} of {retry.max_attempts} attempts{left}"
+    return Buried(f"failed {count}: {what}", describe(error))
+
+
+class Held(msgspec.Struct, eq=False):
+    """An event that was delivered and not answered yet."""
+
+    pulled: Pulled
+    lane: Lane
+    renewed_at: float
+    started: bool = False
+    given_back: bool = False
+
+    @property
+    def id(self) -> str:
+        """Of the event on its stream."""
+        return f"{self.pulled.stream_seq}-{self.pulled.stored_at_ns}"
+
+
+class Lane(msgspec.Struct, eq=False):
+    """One consumer, and what is asked of it."""
+
+    domain: str
+    stream: str
+    consumer: str
+    filters: frozenset[str]
+    asked: dict[int, int] = {}
+    """Events still to come, by the number of the request."""
+    held: int = 0
+    heard_at: float = 0.0
+    """When the server last said anything."""
+    gone: bool = False
+
+
+class DurableConsumer:
+    """One durable of this process."""
+
+    def __init__(self, bus: Bus, handler: EventHandler, scope: Scope) -> None:
+        options = handler.options
+        assert options.durable is not None
+        self._bus = bus
+        self._handler = handler
+        self._kinds = handler.by_name
+        self._options = options
+        self._scope = scope
+        self._name = options.durable
+        self._tries = TryCounter(bus, options.durable)
+        self._dead_letters = EventDeadLetters(bus)
+        self._lanes = lanes_of(bus, handler)
+        self._by_consumer = {(lane.stream, lane.consumer): lane for lane in self._lanes}
+        self._by_request: dict[int, Lane] = {}
+        self._held: dict[str, Held] = {}
+        self._calls = Limiter(options.concurrency, max_waiting=1_000_000)
+        self._inbox = PullInbox(
+            bus.connection,
+            on_pulled=self._on_pulled,
+            on_ended=self._on_ended,
+            on_heartbeat=self._on_heartbeat,
+        )
+        self._wake = asyncio.Event()
+        self._stopping = False
+        self._finished = 0
+        self._pace = 0.0
+        """Events finished in a second, of late."""
+        self._forget: list[Any] = []
+
+    async def open(self) -> None:
+        """Declare what is needed, and begin to ask.
+
+        Raises:
+            EventStreamMissingError: The events are not stored, and nothing may be created.
+            DurableMissingError: It is not there, and nothing may be created.
+        """
+        for domain in dict.fromkeys(lane.domain for lane in self._lanes):
+            await self._bus.streams.ensure(domain)
+        for lane in self._lanes:
+            await self._ensure(lane)
+        for domain in dict.fromkeys(lane.domain for lane in self._lanes):
+            await self._bus.streams.warn_of_idle(domain, self._name)
+        await self._inbox.open()
+        connection = self._bus.connection
+        self._forget = [
+            connection.on_lost(self._forget_asked),
+            connection.on_reconnect(self._on_reconnect),
+        ]
+        for lane in self._lanes:
+            await self._ask(lane)
+        log.info(
+            "durable started", durable=self._name, domains=sorted({x.domain for x in self._lanes})
+        )
+
+    async def run(self) -> None:
+        """Ask for events and keep their leases, until drained or cancelled."""
+        looked_at = time.monotonic()
+        while not self._stopping:
+            try:
+                async with asyncio.timeout(TICK):
+                    await self._wake.wait()
+            except TimeoutError:
+                pass
+            self._wake.clear()
+            now = time.monotonic()
+            if now - looked_at >= TICK:
+                self._measure(now - looked_at)
+                self._renew(now)
+                self._look_for_silence(now)
+                looked_at = now
+            for lane in self._lanes:
+                if lane.gone:
+                    await self._bring_back(lane)
+                await self._ask(lane)
+
+    async def drain(self, grace: float) -> None:
+        """Ask for no more, give back what has not begun, and let what has begun finish."""
+        self._stopping = True
+        self._wake.set()
+        for forget in self._forget:
+            forget()
+        self._forget.clear()
+        await self._inbox.close()
+        for held in tuple(self._held.values()):
+            if not held.started:
+                held.given_back = True
+                self._answer(held, partial(self._inbox.nak, held.pulled.reply))
+        renewing = asyncio.create_task(self._renew_until_cancelled())
+        try:
+            await self._calls.drain(grace)
+        finally:
+            renewing.cancel()
+
+    # -- asking --------------------------------------------------------------------------------
+
+    async def _ask(self, lane: Lane) -> None:
+        """Ask for what can be started soon, if that is worth a request."""
+        if self._stopping or lane.gone or not self._bus.connection.is_connected:
+            return
+        target = self._target
+        wanted = target - lane.held - sum(lane.asked.values())
+        if wanted * 2 < target:
+            return
+        number = self._inbox.new_request()
+        lane.asked[number] = wanted
+        lane.heard_at = time.monotonic()
+        self._by_request[number] = lane
+        try:
+            await self._inbox.ask(
+                number, lane.stream, lane.consumer, wanted, wait=PULL_WAIT, heartbeat=HEARTBEAT
+            )
+        except ConnectionLostError:
+            self._forget_request(number)
+
+    @property
+    def _target(self) -> int:
+        """How many events to hold or have asked for, of each consumer."""
+        if self._options.ordered:
+            # The server gives one at a time, whatever is asked for.
+            return 100
+        ahead = min(int(self._pace * AHEAD), MAX_AHEAD)
+        return max(1, (self._options.concurrency + ahead) // len(self._lanes))
+
+    def _measure(self, seconds: float) -> None:
+        self._pace = (self._pace + self._finished / seconds) / 2
+        self._finished = 0
+
+    def _look_for_silence(self, now: float) -> None:
+        """Ask again where the server has fallen silent: it has forgotten what was asked."""
+        for lane in self._lanes:
+            if lane.asked and now - lane.heard_at > 2 * HEARTBEAT:
+                log.warning("asking again, the server is silent", durable=self._name)
+                for number in tuple(lane.asked):
+                    self._forget_request(number)
+
+    def _forget_request(self, number: int) -> None:
+        lane = self._by_request.pop(number, None)
+        if lane is not None:
+            lane.asked.pop(number, None)
+
+    def _forget_asked(self) -> None:
+        for number in tuple(self._by_request):
+            self._forget_request(number)
+
+    async def _on_reconnect(self) -> None:
+        self._forget_asked()
+        self._wake.set()
+
+    def _on_heartbeat(self, number: int) -> None:
+        lane = self._by_request.get(number)
+        if lane is not None:
+            lane.heard_at = time.monotonic()
+
+    def _on_ended(self, ended: PullEnded) -> None:
+        lane = self._by_request.get(ended.request)
+        self._forget_request(ended.request)
+        if lane is None:
+            return
+        lane.heard_at = time.monotonic()
+        # "Leadership Change", "Server Shutdown": asking again is enough.
+        if ended.status == "503" or "Deleted" in ended.description:
+            lane.gone = True
+        self._wake.set()
+
+    # -- what is gone ----------------------------------------------------------------------------
+
+    async def _ensure(self, lane: Lane) -> None:
+        options = self._options
+        await self._bus.streams.ensure_consumer(
+            lane.domain,
+            self._name,
+            lane.consumer,
+            lane.filters,
+            start=options.start,
+            lease=options.lease,
+            one_at_a_time=options.ordered,
+        )
+
+    async def _bring_back(self, lane: Lane) -> None:
+        """Declare a consumer again that is gone: removed, or in memory when its server ended."""
+        log.warning("durable is gone from the server", durable=self._name, domain=lane.domain)
+        pause = PAUSE
+        while not self._stopping:
+            try:
+                await self._bus.streams.ensure(lane.domain, anew=True)
+                await self._ensure(lane)
+                lane.gone = False
+                return
+            except (UnconfirmedError, ServerUnavailableError, NoResponderError):
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, LAST_PAUSE)
+
+    # -- leases ----------------------------------------------------------------------------------
+
+    def _renew(self, now: float) -> None:
+        """Renew what is held well before the server would give it to somebody else."""
+        for held in self._held.values():
+            # A third of the lease: two renewals in a row may be lost before it runs out.
+            if now - held.renewed_at >= self._options.lease / 3:
+                held.renewed_at = now
+                self._answer(held, partial(self._inbox.renew, held.pulled.reply))
+
+    async def _renew_until_cancelled(self) -> None:
+        while True:
+            await asyncio.sleep(TICK)
+            self._renew(time.monotonic())
+
+    def _answer(self, held: Held, answer: Any) -> None:
+        try:
+            answer()
+        except ConnectionLostError:
+            # It is delivered again, which a durable has to expect at any time.
+            log.debug("event not answered", durable=self._name, id=held.id)
+
+    # -- the way of an event -----------------------------------------------------------------------
+
+    def _on_pulled(self, pulled: Pulled) -> None:
+        lane = self._by_consumer[pulled.stream, pulled.consumer]
+        now = time.monotonic()
+        lane.heard_at = now
+        for number in lane.asked:
+            lane.asked[number] -= 1
+            if lane.asked[number] == 0:
+                self._forget_request(number)
+            break
+        lane.held += 1
+        held = self._held[pulled.reply] = Held(pulled, lane, now)
+        self._calls.submit(partial(self._handle, held))
+
+    async def _handle(self, held: Held) -> None:
+        """Have an event handled, and tell the server what became of it."""
+        try:
+            if not held.given_back:
+                held.started = True
+                await self._settle(held)
+        except asyncio.CancelledError:
+            # Shutting down: give it back now, not when its lease runs out.
+            self._answer(held, partial(self._inbox.nak, held.pulled.reply))
+            if held.pulled.num_delivered > 1:
+                with anyio.move_on_after(LAST_WORDS, shield=True):
+                    await self._tries.taken_back(held.lane.domain, held.id)
+            raise
+        except IpcError as exc:
+            # What was to be recorded could not be: it comes again when its lease runs out.
+            log.error("event not settled", durable=self._name, id=held.id, error=str(exc))
+        finally:
+            del self._held[held.pulled.reply]
+            held.lane.held -= 1
+            self._finished += 1
+            if held.lane.held * 2 <= self._target:
+                self._wake.set()
+
+    async def _settle(self, held: Held) -> None:
+        pulled, domain = held.pulled, held.lane.domain
+        tries = NO_TRIES
+        if pulled.num_delivered > 1:
+            tries = await self._tries.find(domain, held.id)
+            if tries.silent >= self._options.retry.max_crashes:
+                reason = (
+                    f"whoever handled it fell silent {tries.silent + 1} times "
+                    "(killed, out of memory, or stalled past the lease)"
+                )
+                await self._bury(held, Buried(reason), tries)
+                return
+            begun = Tries(tries.failed, tries.silent + 1)
+            await self._tries.record(domain, held.id, begun)
+        verdict = await self._attempt(held, tries.failed + 1)
+        match verdict:
+            case Acked():
+                self._inbox.ack(pulled.reply)
+            case TriedAgain(delay):
+                # Counted first: what is not counted would be tried for ever.
+                failed = Tries(tries.failed + 1, tries.silent)
+                await self._tries.record(domain, held.id, failed)
+                self._inbox.nak(pulled.reply, delay=delay)
+            case Buried():
+                await self._bury(held, verdict, Tries(tries.failed + 1, tries.silent))
+        if pulled.num_delivered > 1 and not isinstance(verdict, TriedAgain):
+            await self._tries.forget(domain, held.id)
+
+    async def _attempt(self, held: Held, attempt: int) -> Verdict:
+        """Call the handler and return what the event deserves."""
+        pulled, called = held.pulled, self._handler.called
+        hint = self._bus.subjects.event_name(pulled.subject)
+        try:
+            event = read_any(self._kinds, hint, pulled.data)
+        except UnknownTypeError as exc:
+            if self._options.unknown == "skip":
+                return Acked()
+            return Buried(f"its type {exc.name!r} is none that the handler takes")
+        except NOT_DECODABLE as exc:
+            return Buried(f"it cannot be decoded: {exc}")
+        message = Message(pulled.subject, pulled.data, headers=pulled.headers)
+        context = Context(self._bus, message, self._scope, attempt=attempt)
+        error: Exception | None = None
+        try:
+            await self._bus.invoke(called.call, event, context)
+        except Exception as exc:
+            error = exc
+        verdict = verdict_for(error, attempt, self._options.retry)
+        if isinstance(verdict, TriedAgain):
+            log.info(
+                "event will be handled again",
+                durable=self._name,
+                type=hint,
+                attempt=attempt + 1,
+                delay=round(verdict.delay, 3),
+                error=repr(error),
+            )
+        return verdict
+
+    async def _bury(self, held: Held, buried: Buried, tries: Tries) -> None:
+        pulled = held.pulled
+        letter = DeadEvent(
+            id=held.id,
+            domain=held.lane.domain,
+            durable=self._name,
+            type=self._bus.subjects.event_name(pulled.subject),
+            subject=pulled.subject,
+            reason=buried.reason,
+            error=buried.error,
+            attempts=tries.failed,
+            died_at=datetime.now(UTC),
+            body=pulled.data,
+        )
+        # First it is stored, then it goes from the stream.
+        await self._dead_letters.bury(letter)
+        self._inbox.ack(pulled.reply)
+        log.warning(
+            "event is dead",
+            durable=self._name,
+            type=letter.type,
+            id=letter.id,
+            reason=letter.reason,
+        )
+
+
+def lanes_of(bus: Bus, handler: EventHandler) -> list[Lane]:
+    """Return the consumers of a durable: one a domain, or one a part of the keys."""
+    options, subjects = handler.options, bus.subjects
+    assert options.durable is not None
+    by_domain: dict[str, list[str]] = {}
+    for name in handler.by_name:
+        by_domain.setdefault(name.partition(".")[0], []).append(name)
+    lanes: list[Lane] = []
+    for domain, names in by_domain.items():
+        stream = subjects.stream(domain)
+        if not options.ordered:
+            filters = {
+                subject
+                for name in names
+                for subject in (
+                    *subjects.events(name),
+                    subjects.again(options.durable, name),
+                    subjects.again(options.durable, name) + ".*",
+                )
+            }
+            lanes.append(Lane(domain, stream, options.durable, frozenset(filters)))
+            continue
+        for part in range(PARTS):
+            parts = (part, None) if part == 0 else (part,)
+            filters = {
+                subject
+                for name in names
+                for one in parts
+                for subject in (
+                    subjects.event(name, one),
+                    subjects.again(options.durable, name, one),
+                )
+            }
+            consumer = f"{options.durable}-{part:02}"
+            lanes.append(Lane(domain, stream, consumer, frozenset(filters)))
+    return lanes

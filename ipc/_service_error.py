@@ -1,0 +1,187 @@
+"""Errors that a service answers with, and that arrive at the caller as what they are.
+
+On the wire an error is the two headers of a NATS service, so that any client sees it, and a
+body for those who know the class:
+
+    Nats-Service-Error-Code: 404
+    Nats-Service-Error: there is no user 7
+    {"$type": "shop.errors.UserNotFoundError", "code": 404, "message": "…", "data": {"id": 7}}
+
+Source: NATS ADR-32 (error handling).
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from functools import cache
+from typing import Any, ClassVar, get_type_hints
+
+import msgspec
+
+from ._codec import Codec
+from ._envelope import NOT_DECODABLE
+from ._errors import IpcError, TypeDefinitionError
+from ._types import default_name
+
+__all__ = [
+    "BadRequestError",
+    "ReplyTooLargeError",
+    "ServiceBusyError",
+    "ServiceError",
+    "error_in",
+    "error_message",
+]
+
+CODE_HEADER = "Nats-Service-Error-Code"
+TEXT_HEADER = "Nats-Service-Error"
+
+MAX_TEXT = 1_000
+"""Characters of a message in a header."""
+
+INTERNAL = 500
+
+_by_name: dict[str, type[ServiceError]] = {}
+
+
+class ServiceError(IpcError):
+    """A service answered with an error. Subclass it to declare errors of your own:
+
+        class UserNotFoundError(ServiceError, code=404):
+            id: int
+
+        raise UserNotFoundError("there is no user 7", id=7)
+
+    What is annotated travels along. A caller that knows the class gets an instance of it;
+    to any other it is a `ServiceError` with the same code and message.
+    """
+
+    code: int = INTERNAL
+    """As in HTTP: below 500 the request is at fault, from 500 on the service."""
+    type: ClassVar[str] = ""
+    """What stands for the class on the wire."""
+
+    def __init_subclass__(cls, *, code: int = INTERNAL, type: str | None = None) -> None:
+        """Declare an error.
+
+        Args:
+            code: Of every error of this class.
+            type: What stands for it on the wire; else its module and name.
+
+        Raises:
+            TypeDefinitionError: The name is another class's.
+        """
+        super().__init_subclass__()
+        cls.code = code
+        cls.type = type or default_name(cls.__module__, cls.__qualname__)
+        known = _by_name.get(cls.type)
+        if known is not None and (known.__module__, known.__qualname__) != (
+            cls.__module__,
+            cls.__qualname__,
+        ):
+            raise TypeDefinitionError(cls.type, f"is the name of {known!r} already")
+        _by_name[cls.type] = cls
+
+    def __init__(self, message: str = "", /, **data: Any) -> None:
+        """Make an error.
+
+        Args:
+            message: For people.
+            data: Exactly what the class has annotated.
+
+        Raises:
+            TypeError: Something is missing, too much, or of another type.
+        """
+        super().__init__(message)
+        self.message = message
+        self.kind = type(self).type
+        """What stands for it on the wire; of an exception that is no `ServiceError`, its name."""
+        if data or type(self) is not ServiceError:
+            try:
+                fields = msgspec.convert(data, _fields_of(type(self)))
+            except msgspec.ValidationError as exc:
+                raise TypeError(f"{type(self).__name__}: {exc}") from None
+            for name, value in msgspec.structs.asdict(fields).items():
+                setattr(self, name, value)
+
+    def data(self) -> dict[str, Any]:
+        """Return what is annotated."""
+        return {name: getattr(self, name) for name in _fields_of(type(self)).__struct_fields__}
+
+    def __str__(self) -> str:
+        return f"{self.message or self.kind} (code {self.code})"
+
+
+class BadRequestError(ServiceError, code=400, type="ipc.BadRequestError"):
+    """The service could not read the request, or does not answer it in this way."""
+
+
+class ReplyTooLargeError(ServiceError, code=413, type="ipc.ReplyTooLargeError"):
+    """The service's answer is over the server's limit."""
+
+
+class ServiceBusyError(ServiceError, code=503, type="ipc.ServiceBusyError"):
+    """Too many requests wait at the service already; it did not begin with this one."""
+
+
+class ErrorBody(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """An error on the wire."""
+
+    type: str = msgspec.field(name="$type", default="")
+    code: int = INTERNAL
+    message: str = ""
+    data: dict[str, Any] = {}
+
+
+@cache
+def _fields_of(error: type[ServiceError]) -> type[msgspec.Struct]:
+    """Return a struct of what a class, and those it derives from, have annotated."""
+    fields: dict[str, Any] = {}
+    for base in reversed(error.__mro__[: error.__mro__.index(ServiceError)]):
+        own = inspect.get_annotations(base)
+        fields |= {name: hint for name, hint in get_type_hints(base).items() if name in own}
+    return msgspec.defstruct(
+        error.__name__,
+        [
+            (name, hint, getattr(error, name)) if hasattr(error, name) else (name, hint)
+            for name, hint in fields.items()
+        ],
+        kw_only=True,
+        forbid_unknown_fields=True,
+    )
+
+
+def error_message(error: Exception, codec: Codec) -> tuple[dict[str, str], bytes]:
+    """Return the headers and the body that tell a caller of an error."""
+    if isinstance(error, ServiceError):
+        body = ErrorBody(type=error.kind, code=error.code, message=error.message, data=error.data())
+    else:
+        kind = type(error)
+        body = ErrorBody(
+            type=f"{kind.__module__}.{kind.__qualname__}", code=INTERNAL, message=str(error)
+        )
+    text = " ".join((body.message or body.type).split())[:MAX_TEXT]
+    return {CODE_HEADER: str(body.code), TEXT_HEADER: text}, codec.encode(body)
+
+
+def error_in(headers: Mapping[str, str], data: bytes, codec: Codec) -> ServiceError | None:
+    """Return the error that a reply tells of, if it does."""
+    code = headers.get(CODE_HEADER)
+    if code is None:
+        return None
+    try:
+        body = codec.decoder_for(ErrorBody)(data)
+    except NOT_DECODABLE:
+        # Of a service that is not ours.
+        body = ErrorBody(message=headers.get(TEXT_HEADER, ""))
+    known = _by_name.get(body.type)
+    if known is not None:
+        try:
+            return known(body.message, **body.data)
+        except TypeError:
+            # Another version of the class; what it says counts all the same.
+            pass
+    error = ServiceError(body.message or headers.get(TEXT_HEADER, ""))
+    error.kind = body.type
+    error.code = int(code) if code.isdigit() else INTERNAL
+    return error

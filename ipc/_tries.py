@@ -1,0 +1,70 @@
+"""How often a durable has tried to handle an event.
+
+The server counts deliveries, but also those that were given back unstarted. So a failure is
+counted here, and so is the start of a *re*delivery, until it ends: what remains are starts that
+ended without a word. A first delivery that succeeds is never looked at.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+if TYPE_CHECKING:
+    from ._bus import Bus
+
+__all__ = ["NO_TRIES", "Tries", "TryCounter"]
+
+REMEMBER = "24h"
+
+
+class Tries(msgspec.Struct, frozen=True):
+    """What became of earlier tries."""
+
+    failed: int = 0
+    silent: int = 0
+    """Starts that ended without a word: whoever handled it was killed, or stalled."""
+
+
+NO_TRIES = Tries()
+
+decode = msgspec.json.Decoder(Tries).decode
+
+
+class TryCounter:
+    """Counts in the bucket, for one durable."""
+
+    def __init__(self, bus: Bus, durable: str) -> None:
+        self._streams = bus.streams
+        self._jetstream = bus.jetstream
+        self._subjects = bus.subjects
+        self._durable = durable
+
+    async def find(self, domain: str, id: str) -> Tries:
+        """Return what is known of an event."""
+        await self._streams.ensure_bucket()
+        key = self._subjects.tries_key(domain, self._durable, id)
+        stored = await self._jetstream.find_last(self._subjects.bucket_stream, key)
+        try:
+            return NO_TRIES if stored is None else decode(stored.data)
+        except msgspec.DecodeError:
+            return NO_TRIES
+
+    async def record(self, domain: str, id: str, tries: Tries) -> None:
+        """Set what is known of an event."""
+        await self._streams.ensure_bucket()
+        key = self._subjects.tries_key(domain, self._durable, id)
+        data = msgspec.json.encode(tries)
+        await self._jetstream.publish(key, data, headers={"Nats-TTL": REMEMBER})
+
+    async def taken_back(self, domain: str, id: str) -> None:
+        """Set the start of an event back that was ended in order, and not by its handler."""
+        tries = await self.find(domain, id)
+        if tries.silent > 0:
+            await self.record(domain, id, Tries(tries.failed, tries.silent - 1))
+
+    async def forget(self, domain: str, id: str) -> None:
+        """Forget an event."""
+        key = self._subjects.tries_key(domain, self._durable, id)
+        await self._jetstream.purge(self._subjects.bucket_stream, key)
