@@ -12,7 +12,12 @@ import msgspec
 import structlog
 
 from ._domain import Domain, Start
-from ._errors import DurableMissingError, EventStreamMissingError, JetStreamError
+from ._errors import (
+    DurableMissingError,
+    EventStreamMissingError,
+    IpcError,
+    JetStreamError,
+)
 from ._jetstream import (
     NANOSECONDS,
     ConsumerConfig,
@@ -193,7 +198,13 @@ class EventStreams:
         if domain in self._warned:
             return
         self._warned.add(domain)
-        for other in await Durables(self._bus).list(domain=domain):
+        try:
+            durables = await Durables(self._bus).list(domain=domain)
+        except IpcError as exc:
+            # Good to know, and not needed: least privilege does not include it.
+            log.debug("durables not listed", domain=domain, reason=str(exc))
+            return
+        for other in durables:
             if other.holds_back and other.durable != durable:
                 log.warning(
                     "a durable that nobody works on holds events back; if it is not needed "
