@@ -5,7 +5,6 @@
 Read without running it, by griffe; the command line by typer's own documentation.
 """
 
-import importlib.util
 import re
 import subprocess
 import sys
@@ -28,7 +27,8 @@ Times are seconds unless a name says otherwise. Names in `_at` are UTC datetimes
 
 PACKAGES = {
     "jetq": "Tasks, jobs and workers. What concerns the server itself comes from `ipc`.",
-    "ipc": "The layer on NATS: connection, JetStream, and local servers. Usable alone.",
+    "ipc": "Events, requests, services and durables; the connection and the local servers under "
+    "them. Usable alone.",
 }
 
 # Inherited from these a member says nothing new.
@@ -47,8 +47,7 @@ def build() -> str:
     for package, purpose in PACKAGES.items():
         parts.append(f"## {package}\n\n{purpose}\n")
         parts.extend(describe_package(loader.modules_collection[package]))
-    if importlib.util.find_spec("jetq.cli") is not None:
-        parts.append(describe_command_line())
+    parts.extend(describe_command_line(package) for package in PACKAGES)
     return formatted("\n".join(parts).rstrip() + "\n")
 
 
@@ -74,7 +73,7 @@ def describe_package(module: griffe.Module) -> Iterator[str]:
     for name, target in others:
         yield describe(name, target)
     yield f"### Errors of {package}\n"
-    tree = module[str(errors[0][1].path).removeprefix(f"{package}.").rsplit(".", 1)[0]]
+    tree = module["_errors"]
     yield f"```text\n{tidy_tree(tree.docstring)}\n```\n"
     for name, target in errors:
         yield describe_error(name, target)
@@ -290,10 +289,10 @@ def tidy_tree(docstring: griffe.Docstring | None) -> str:
 # -- the command line -------------------------------------------------------------------------
 
 
-def describe_command_line() -> str:
+def describe_command_line(program: str) -> str:
     """Return what `typer utils docs` writes, one level of headings further down."""
     written = subprocess.run(
-        [sys.executable, "-m", "typer", "jetq.cli", "utils", "docs", "--name", "jetq"],
+        [sys.executable, "-m", "typer", f"{program}.cli", "utils", "docs", "--name", program],
         check=True,
         capture_output=True,
         text=True,
@@ -301,7 +300,9 @@ def describe_command_line() -> str:
     ).stdout
     lines = [line.rstrip() for line in written.splitlines()]
     deeper = [f"#{line}" if line.startswith("#") else line for line in lines]
-    return re.sub(r"\n{3,}", "\n\n", "\n".join(deeper)).replace("## `jetq`", "## Command line", 1)
+    return re.sub(r"\n{3,}", "\n\n", "\n".join(deeper)).replace(
+        f"## `{program}`", f"## Command line: {program}", 1
+    )
 
 
 if __name__ == "__main__":

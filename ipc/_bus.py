@@ -47,7 +47,7 @@ from ._gathering import Gathered, gather
 from ._handler import EventHandler, OnDecorator, OnOptions, check_durable, event_handler
 from ._jetstream import JetStream, Storage
 from ._limiter import LAST_WORDS
-from ._micro import ServiceInfo
+from ._micro import ServiceInfo, ServiceStats
 from ._middleware import Middleware, wrap
 from ._names import check_name
 from ._registry import Registry
@@ -65,6 +65,7 @@ log = structlog.stdlib.get_logger("ipc")
 
 E = TypeVar("E", bound=Event)
 R = TypeVar("R")
+T = TypeVar("T")
 
 # Seconds between the tries of a durable publish that was not acknowledged.
 PAUSE = 0.1
@@ -386,9 +387,21 @@ class Bus:
         Args:
             name: Only of this service.
         """
-        subject = "$SRV.INFO" if name is None else f"$SRV.INFO.{name}"
-        found: list[ServiceInfo] = []
-        decode = CODECS["json"].decoder_for(ServiceInfo)
+        return await self._discover("INFO", name, ServiceInfo)
+
+    async def service_stats(self, name: str | None = None) -> list[ServiceStats]:
+        """Return how the instances of services that answer now have done (NATS ADR-32).
+
+        Args:
+            name: Only of this service.
+        """
+        return await self._discover("STATS", name, ServiceStats)
+
+    async def _discover(self, verb: str, name: str | None, wanted: type[T]) -> list[T]:
+        """Ask all services, until no further answer comes for a while."""
+        subject = f"$SRV.{verb}" if name is None else f"$SRV.{verb}.{name}"
+        found: list[T] = []
+        decode = CODECS["json"].decoder_for(wanted)
         replies = self.connection.request_many(subject, timeout=DISCOVERY_STALL)
         try:
             async for message in replies:

@@ -122,13 +122,18 @@ class Events(Generic[E_co]):
                 for subject in self._subjects
             ]
             await self._bus.connection.confirm()
-            self._bus.on_close(self._end)
+            self._bus.on_close(self.stop)
 
     async def close(self) -> None:
         """Stop listening; who waits for an event learns that there is none any more."""
-        self._end()
+        self.stop()
         for subscription in self._subscriptions or ():
             await subscription.close()
+
+    def stop(self) -> None:
+        """Let the loop over the events end once it has taken those that have come."""
+        self._closed = True
+        self._arrived.set()
 
     def __aiter__(self) -> Self:
         return self
@@ -172,10 +177,6 @@ class Events(Generic[E_co]):
             self._reader.drop(message)
             return
         self._waiting.append(message)
-        self._arrived.set()
-
-    def _end(self) -> None:
-        self._closed = True
         self._arrived.set()
 
 

@@ -8,11 +8,13 @@ from typing import Annotated
 
 import typer
 
+from ipc.terminal import report
+from jetq._errors import JetqError
+
 from . import _dead, _jobs, _streams
 from ._demo import demo
 from ._dev import dev
 from ._enqueue import enqueue
-from ._report import report
 from ._server import server
 from ._worker import worker
 
@@ -59,5 +61,5 @@ def main() -> None:
     try:
         cli(prog_name="jetq")
     except Exception as exc:
-        report(exc)
+        report(exc, "jetq", (JetqError,))
         sys.exit(1)

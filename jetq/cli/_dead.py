@@ -8,14 +8,23 @@ from typing import Annotated
 
 import typer
 
+from ipc.terminal import (
+    JsonOption,
+    LogLevel,
+    configure_logging,
+    note,
+    print_fields,
+    print_json,
+    print_table,
+    say,
+    since,
+)
 from jetq._message import DeadLetter
 
 from ._errors import NoDeadLetterError
 from ._jobs import IdArgument, in_words, moment, print_traceback
 from ._load import open_app
-from ._logging import LogLevel, configure_logging
-from ._options import AppOption, JsonOption, QueueOption
-from ._output import note, print_fields, print_json, print_table, say, since
+from ._options import AppOption, QueueOption
 
 __all__ = ["group"]
 

@@ -9,13 +9,11 @@ from typing import Annotated
 import typer
 
 from ipc import LocalServer
+from ipc.terminal import LogLevel, configure_logging, note, on_stop_signal
 from jetq._supervisor import Supervisor
 
-from ._logging import LogLevel, configure_logging
 from ._options import AppArgument
-from ._output import note
 from ._server import PortOption, alone_in, local_server
-from ._stop import on_stop_signal
 from ._worker import (
     ConcurrencyOption,
     GraceOption,

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
+from ipc.terminal import JsonOption, LogLevel, configure_logging, note, print_json, say
 from jetq._app import App
 from jetq._errors import JobNotCompletedError, ResultNotStoredError, ResultTimeoutError
 from jetq._job import Job, JobInfo
@@ -17,9 +18,7 @@ from jetq._task import Call, Options, Task
 
 from ._errors import TaskAmbiguousError
 from ._load import load_app
-from ._logging import LogLevel, configure_logging
-from ._options import AppArgument, JsonOption
-from ._output import note, print_json, say
+from ._options import AppArgument
 
 __all__ = ["enqueue"]
 

@@ -1,8 +1,7 @@
 """What can go wrong in the command line only.
 
 JetqError
-├── AppNotFoundError      MODULE:APP names nothing, or no app
-├── AppBrokenError        the app's module raises when it is imported
+├── AppEmptyError         an app has nothing on the server
 ├── ExtraMissingError     an option needs a package that is not installed
 ├── PortTakenError        another program listens where we should
 ├── DataDirTakenError     another server keeps its data where ours would
@@ -19,9 +18,7 @@ from pathlib import Path
 from jetq._errors import JetqError
 
 __all__ = [
-    "AppBrokenError",
     "AppEmptyError",
-    "AppNotFoundError",
     "DataDirTakenError",
     "ExtraMissingError",
     "LocalServerEndedError",
@@ -29,18 +26,6 @@ __all__ = [
     "PortTakenError",
     "TaskAmbiguousError",
 ]
-
-
-class AppNotFoundError(JetqError):
-    """There is no app where it should be."""
-
-    def __init__(self, place: str, reason: str) -> None:
-        super().__init__(place, reason)
-        self.place = place
-        self.reason = reason
-
-    def __str__(self) -> str:
-        return f"no app at {self.place!r}: {self.reason}"
 
 
 class AppEmptyError(JetqError):
@@ -56,19 +41,6 @@ class AppEmptyError(JetqError):
             f"app {self.app!r} has nothing at {self.servers}: no job was ever enqueued, "
             "or the app or the server is named wrong"
         )
-
-
-class AppBrokenError(JetqError):
-    """The module of an app, or one that it imports, raises when it is imported."""
-
-    def __init__(self, module: str, trace: str) -> None:
-        super().__init__(module, trace)
-        self.module = module
-        self.trace = trace
-        """The end of the traceback."""
-
-    def __str__(self) -> str:
-        return f"module {self.module!r} cannot be imported:\n{self.trace}"
 
 
 class ExtraMissingError(JetqError):

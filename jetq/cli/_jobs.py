@@ -9,13 +9,21 @@ from typing import Annotated
 import msgspec
 import typer
 
+from ipc.terminal import (
+    JsonOption,
+    LogLevel,
+    configure_logging,
+    note,
+    print_fields,
+    print_json,
+    say,
+    since,
+)
 from jetq._job import JobInfo
 from jetq._message import ErrorInfo
 
 from ._load import open_app
-from ._logging import LogLevel, configure_logging
-from ._options import AppOption, JsonOption
-from ._output import note, print_fields, print_json, say, since
+from ._options import AppOption
 
 __all__ = ["IdArgument", "group", "in_words", "moment", "print_traceback"]
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-__all__ = ["AppArgument", "AppOption", "JsonOption", "QueueOption"]
+__all__ = ["AppArgument", "AppOption", "QueueOption"]
 
 AppArgument = Annotated[
     str,
@@ -25,7 +25,6 @@ AppOption = Annotated[
         show_default=False,
     ),
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for programs to read.")]
 QueueOption = Annotated[
     str | None, typer.Option("--queue", "-q", help="Only this queue.", show_default=False)
 ]

@@ -15,10 +15,9 @@ import anyio
 import typer
 
 from ipc import LocalServer
+from ipc.terminal import note, on_stop_signal
 
 from ._errors import DataDirTakenError, LocalServerEndedError, PortTakenError
-from ._output import note
-from ._stop import on_stop_signal
 
 __all__ = ["HOST", "PortOption", "alone_in", "local_server", "server"]
 

@@ -8,13 +8,12 @@ from typing import Any, Literal
 import msgspec
 import typer
 
+from ipc.terminal import JsonOption, LogLevel, configure_logging, print_json, say
 from jetq._app import App
 from jetq._layout import PRIORITIES
 
 from ._load import load_app
-from ._logging import LogLevel, configure_logging
-from ._options import AppOption, JsonOption
-from ._output import print_json, say
+from ._options import AppOption
 
 __all__ = ["group"]
 

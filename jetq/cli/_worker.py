@@ -21,15 +21,14 @@ import structlog
 import typer
 
 from ipc import Settings
+from ipc.terminal import LogLevel, configure_logging, on_stop_signal, stop_with_stdin
 from jetq._app import App
 from jetq._supervisor import Supervisor
 from jetq._worker import Worker
 
 from ._errors import ExtraMissingError, PortTakenError
 from ._load import load_app
-from ._logging import LogLevel, configure_logging
 from ._options import AppArgument
-from ._stop import on_stop_signal, stop_with_stdin
 
 __all__ = [
     "ConcurrencyOption",

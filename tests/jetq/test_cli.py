@@ -17,7 +17,8 @@ import msgspec
 import pytest
 import typer
 
-from jetq import App, JetqError
+from ipc import IpcError
+from jetq import App
 from jetq.cli._load import load_app
 from tests.conftest import until, until_status
 
@@ -563,7 +564,7 @@ def test_app_that_cannot_be_loaded_is_explained(shop, namespace, monkeypatch, pl
     shop.write(f"broken_{namespace}.py", "import surely_not_installed\n")
     shop.write(f"half_{namespace}.py", "app = (\n")
 
-    with pytest.raises((JetqError, typer.BadParameter)) as caught:
+    with pytest.raises((IpcError, typer.BadParameter)) as caught:
         load_app(place.format(namespace))
 
     assert sentence.format(namespace) in str(caught.value)

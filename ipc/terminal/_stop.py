@@ -13,7 +13,7 @@ from types import FrameType
 
 __all__ = ["on_stop_signal", "stop_with_stdin"]
 
-LAST_LINE = b"jetq: a second signal, ending at once\n"
+LAST_LINE = b"a second signal, ending at once\n"
 
 
 @contextmanager
@@ -68,4 +68,4 @@ def stop_with_stdin(patience: float) -> None:
         time.sleep(patience)
         os._exit(1)
 
-    threading.Thread(target=watch, name="jetq-stdin", daemon=True).start()
+    threading.Thread(target=watch, name="stop-with-stdin", daemon=True).start()

@@ -6,23 +6,27 @@ import traceback
 from typing import cast
 
 from ipc import IpcError
-from jetq._errors import JetqError
 
 from ._output import note
 
 __all__ = ["report"]
 
-EXPECTED = (IpcError, JetqError, OSError)
 
+def report(
+    error: BaseException, program: str, expected: tuple[type[BaseException], ...] = ()
+) -> None:
+    """Print an error; with its traceback only if nobody expected it.
 
-def report(error: BaseException) -> None:
-    """Print an error; with its traceback only if nobody expected it."""
+    Args:
+        program: What the person has called.
+        expected: Besides `IpcError` and `OSError`.
+    """
     error = unwrap(error)
-    if isinstance(error, EXPECTED):
-        note(f"jetq: {error}", style="red")
+    if isinstance(error, (IpcError, OSError, *expected)):
+        note(f"{program}: {error}", style="red")
         return
     note("".join(traceback.format_exception(error)))
-    note(f"jetq: unexpected {type(error).__name__}: {error}", style="red")
+    note(f"{program}: unexpected {type(error).__name__}: {error}", style="red")
 
 
 def unwrap(error: BaseException) -> BaseException:

@@ -1,0 +1,369 @@
+"""The command line, run as a person runs it: processes, signals, output, exit codes."""
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from ipc import Bus, Event, Retry
+from tests.conftest import until
+
+SHOP = """
+import msgspec
+from collections.abc import AsyncIterator
+from ipc import Bus, Context, Event, Request, Service, ServiceError
+
+class Customer(msgspec.Struct):
+    name: str
+
+class Joined(Event, type="cli.Joined"):
+    \"\"\"A customer has joined.\"\"\"
+    name: str
+    age: int = 0
+
+class Find(Request[Customer], type="cli.Find"):
+    id: int
+
+class Count(Request[int], type="cli.Count"):
+    to: int
+
+class NotFoundError(ServiceError, code=404, type="cli.NotFoundError"):
+    pass
+
+shop = Service({name!r}, version="1.2.3", publishes=[Joined])
+
+@shop.handle
+async def find(request: Find) -> Customer:
+    if request.id == 0:
+        raise NotFoundError("there is no customer 0")
+    return Customer(f"customer {{request.id}}")
+
+@shop.handle
+async def count(request: Count) -> AsyncIterator[int]:
+    for number in range(request.to):
+        yield number
+
+@shop.on(Joined, durable="letters")
+async def write(event: Joined) -> None: ...
+
+broken = 1
+"""
+
+
+class Joined(Event, type="cli.Joined"):
+    name: str
+    age: int = 0
+
+
+class Done(msgspec.Struct):
+    """What a command printed, and how it ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+    @property
+    def lines(self) -> list[Any]:
+        return [json.loads(line) for line in self.out.splitlines()]
+
+    @property
+    def said(self) -> str:
+        """What it told the person, in one line and without frames."""
+        return " ".join(self.err.replace("│", " ").split())
+
+
+class CommandLine:
+    """Runs commands in a folder with a module `shop`, in this test's namespace."""
+
+    def __init__(self, folder: Path, url: str, namespace: str) -> None:
+        self.folder = folder
+        self.namespace = namespace
+        self.env = {**os.environ, "NATS_URL": url, "IPC_PREFIX": namespace, "COLUMNS": "120"}
+
+    async def start(self, *args: str) -> Process:
+        command = [sys.executable, "-m", "ipc", *args]
+        return await asyncio.create_subprocess_exec(
+            *command, cwd=self.folder, env=self.env, stdin=PIPE, stdout=PIPE, stderr=PIPE
+        )
+
+    async def __call__(self, *args: str, stdin: str = "") -> Done:
+        process = await self.start(*args)
+        out, err = await asyncio.wait_for(process.communicate(stdin.encode()), 20)
+        assert process.returncode is not None
+        return Done(process.returncode, out.decode(), err.decode())
+
+    @asynccontextmanager
+    async def serving(self) -> AsyncIterator[Process]:
+        """Run `ipc serve shop:shop`, and stop it as a service manager does."""
+        process = await self.start("serve", "shop:shop", "--grace", "1")
+        try:
+
+            async def answers() -> bool:
+                return (await self("services", self.namespace, "--json")).json != []
+
+            await until(answers, "the service should answer", 20)
+            yield process
+        finally:
+            if process.returncode is None:
+                process.send_signal(signal.SIGTERM)
+            await asyncio.wait_for(process.communicate(), 20)
+
+
+@pytest.fixture
+def ipc(tmp_path: Path, server_url: str, namespace: str) -> CommandLine:
+    """The command line, beside a module `shop`."""
+    (tmp_path / "shop.py").write_text(SHOP.format(name=namespace))
+    return CommandLine(tmp_path, server_url, namespace)
+
+
+@pytest.fixture
+async def bus(server_url: str, namespace: str) -> AsyncIterator[Bus]:
+    """A bus of another program."""
+    async with Bus("other", servers=server_url, prefix=namespace, storage="memory") as bus:
+        yield bus
+
+
+async def test_published_event_arrives(ipc: CommandLine, bus: Bus):
+    """As its class, whether the command knows that or not; its id is printed."""
+    async with bus.subscribe(Joined) as events:
+        plain = await ipc("publish", "cli.Joined", '{"name": "Ada"}')
+        checked = await ipc(
+            "publish", "cli.Joined", '{"name": "Grace"}', "--module", "shop", "--json"
+        )
+
+        assert (plain.code, checked.code) == (0, 0)
+        assert await anext(events) == Joined("Ada")
+        assert events.context.id == plain.out.strip()
+        assert events.context.source == "cli"
+        assert await anext(events) == Joined("Grace")
+        assert checked.json["ids"] == [events.context.id]
+
+
+async def test_many_events_are_published_from_stdin(ipc: CommandLine, bus: Bus):
+    """One JSON object a line."""
+    lines = "".join(f'{{"name": "n{number}"}}\n' for number in range(1500))
+    async with bus.subscribe(Joined) as events:
+        done = await ipc("publish", "cli.Joined", "-", stdin=lines)
+
+        found = [(await anext(events)).name for _ in range(1500)]
+    assert found == [f"n{number}" for number in range(1500)]
+    assert done.out == "published 1500 events\n"
+    assert "1000 published" in done.err
+
+
+async def test_durable_event_with_an_id_is_stored_once(ipc: CommandLine, bus: Bus):
+    """The command waits for the server, and may be repeated."""
+    seen: list[Joined] = []
+
+    @bus.on(Joined, durable="letters")
+    async def note(event: Joined) -> None:
+        seen.append(event)
+
+    await bus.ready()
+    for _ in range(2):
+        done = await ipc("publish", "cli.Joined", '{"name": "Ada"}', "--durable", "--id", "a-1")
+        assert (done.code, done.out) == (0, "a-1\n")
+    await bus.publish(Joined("last"), durable=True)
+    await until(lambda: Joined("last") in seen, "all should be handled")
+
+    assert [event.name for event in seen].count("Ada") == 1
+
+
+async def test_events_are_printed_as_they_come(ipc: CommandLine, bus: Bus):
+    """Decoded, for people or as JSON, also of types that nobody here knows; Ctrl-C ends it."""
+    process = await ipc.start("subscribe", "cli.*", "--json")
+    people = await ipc.start("subscribe", "cli.>", "--count", "1", "-v")
+    assert process.stderr is not None
+    assert people.stderr is not None
+    await process.stderr.readline()
+    await people.stderr.readline()
+
+    await bus.publish(Joined("Ada", 36))
+    assert process.stdout is not None
+    line = json.loads(await asyncio.wait_for(process.stdout.readline(), 10))
+    process.send_signal(signal.SIGINT)
+    out, _ = await asyncio.wait_for(people.communicate(), 10)
+    await asyncio.wait_for(process.communicate(), 10)
+
+    assert (line["type"], line["fields"]) == ("cli.Joined", {"name": "Ada", "age": 36})
+    assert (line["source"], line["subject"]) == ("other", f"{ipc.namespace}.event.cli.Joined")
+    assert process.returncode == people.returncode == 0
+    assert 'cli.Joined  name="Ada"  age=36  from other' in out.decode()
+    assert "\x1b" not in out.decode()
+
+
+async def test_service_is_served_asked_and_stopped(ipc: CommandLine):
+    """`ipc serve` runs it; others ask it, list it, and see how it has done."""
+    async with ipc.serving() as process:
+        one = await ipc("request", "cli.Find", '{"id": 7}')
+        none = await ipc("request", "cli.Find", '{"id": 0}')
+        every = await ipc("request", "cli.Find", '{"id": 7}', "--all", "--json")
+        table = await ipc("request", "cli.Find", '{"id": 7}', "--all")
+        items = await ipc("request", "cli.Count", '{"to": 300}', "--stream")
+        wrong = await ipc("request", "cli.Count", '{"to": 3}')
+        listed = await ipc("services", ipc.namespace)
+        stats = await ipc("services", ipc.namespace, "--stats", "--json")
+        types = await ipc("types", "--json")
+        shown = await ipc("types", "cli.Find")
+
+    assert process.returncode == 0
+    assert (one.code, one.json) == (0, {"name": "customer 7"})
+    assert (none.code, none.out) == (1, "")
+    assert none.said == "ipc: there is no customer 0 (code 404)"
+    (reply,) = every.json["replies"].values()
+    assert (reply, every.json["silent"]) == ({"name": "customer 7"}, [])
+    assert '{"name":"customer 7"}' in table.out
+    assert items.lines == list(range(300))
+    assert "asked with bus.stream" in wrong.said
+    assert "1.2.3" in listed.out
+    assert f"{ipc.namespace}.request.cli.Find" in listed.out
+    (service,) = stats.json
+    find = next(one for one in service["endpoints"] if one["name"] == "Find")
+    assert (find["num_requests"], find["num_errors"]) == (4, 1)
+    by_name = {one["record"]["name"]: one for one in types.json}
+    assert by_name["cli.Find"]["answers"] == [ipc.namespace]
+    assert by_name["cli.Joined"]["handles"] == [ipc.namespace]
+    assert '"$type"' in shown.out
+
+
+async def test_nobody_there_is_said_in_a_sentence(ipc: CommandLine):
+    """No responder, no server, no such type or service: exit code 1, no traceback."""
+    nobody = await ipc("request", "cli.Find", "{}")
+    nothing = await ipc("types", "cli.Nothing")
+    none = await ipc("services", ipc.namespace)
+    ipc.env["NATS_URL"] = "nats://127.0.0.1:1"
+    away = await ipc("request", "cli.Find", "{}", "--timeout", "0.2")
+
+    assert (nobody.code, nothing.code, none.code, away.code) == (1, 1, 0, 1)
+    assert "nobody listens on" in nobody.said
+    assert "no type 'cli.Nothing'" in nothing.said
+    assert none.said == "no service answers"
+    assert "no NATS server reachable" in away.said
+    assert "Traceback" not in nobody.err + nothing.err + away.err
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "said"),
+    [
+        (["publish", "cli.Joined", "not json"], 2, "the fields are a JSON object"),
+        (["publish", "cli.Joined", "{}", "-m", "shop"], 2, "not the fields of cli.Joined"),
+        (["publish", "cli.Joined", "{}", "--id", "x"], 2, "--id is for one event"),
+        (["publish", "cli.Joined", "{}", "-m", "nowhere"], 1, "there is no module 'nowhere'"),
+        (["serve", "shop:shopp"], 1, "has no 'shopp'; there is 'shop'"),
+        (["serve", "shop:broken"], 1, "'broken' is of type 'int'"),
+        (["serve", "shop"], 2, "is not written as MODULE:SERVICE"),
+        (["schema", "export", "nowhere"], 1, "there is no module 'nowhere'"),
+        (["schema", "check", "shop.py", "shop"], 2, "JSON"),
+        (["durables", "dead", "replay", "letters"], 2, "give an ID, or --all"),
+        (["durables", "remove", "letters"], 1, "there is no durable 'letters'"),
+    ],
+)
+async def test_what_is_wrong_is_said(ipc: CommandLine, args: list[str], code: int, said: str):
+    """With what to write instead, and without a traceback."""
+    done = await ipc(*args)
+
+    assert done.code == code
+    assert said in done.said
+    assert "Traceback" not in done.err
+
+
+async def test_schema_is_exported_and_checked(ipc: CommandLine):
+    """A change that breaks somebody is named, and the exit code is 1."""
+    exported = await ipc("schema", "export", "shop", "-o", "old.json")
+    same = await ipc("schema", "check", "old.json", "shop")
+    module = ipc.folder / "shop.py"
+    module.write_text(
+        module.read_text().replace("    age: int = 0", "    town: str\n    age: int = 0")
+    )
+    broken = await ipc("schema", "check", "old.json", "shop:shop")
+    as_json = await ipc("schema", "check", "old.json", "shop:shop", "--json")
+    api = await ipc("schema", "export", "shop:shop", "--format", "asyncapi")
+
+    assert (exported.code, same.code, broken.code, as_json.code) == (0, 0, 1, 1)
+    assert "cli.Joined town: is required, and not written; breaks writers" in broken.out
+    assert as_json.json[0]["breaks"] == "writers"
+    assert api.json["asyncapi"] == "3.0.0"
+    assert "answer.cli.Find" in api.json["operations"]
+
+
+async def test_permissions_are_printed(ipc: CommandLine):
+    """As a block for nats-server's configuration, or as JSON."""
+    block = await ipc("permissions", "shop:shop")
+    as_json = await ipc("permissions", "shop:shop", "--json")
+
+    assert f'"{ipc.namespace}.request.cli.Find"' in block.out
+    assert "allow_responses" in block.out
+    assert f"{ipc.namespace}.event.cli.Joined" in as_json.json["publish"]
+
+
+async def test_durables_are_listed_mended_and_removed(ipc: CommandLine, bus: Bus):
+    """What holds back is said; dead letters are shown, replayed and purged."""
+    broken = True
+    seen: list[str] = []
+
+    @bus.on(Joined, durable="letters", retry=Retry(max_attempts=1))
+    async def write(event: Joined) -> None:
+        if broken:
+            raise ValueError("no paper")
+        seen.append(event.name)
+
+    await bus.ready()
+    for name in ("Ada", "Grace", "Joan"):
+        await bus.publish(Joined(name), durable=True)
+
+    async def all_dead() -> list[Any]:
+        found = [letter async for letter in bus.dead_letters.list("letters")]
+        return found if len(found) == 3 else []
+
+    letters = await until(all_dead, "all should be dead")
+    listed = await ipc("durables", "list")
+    dead = await ipc("durables", "dead", "list", "--json")
+    shown = await ipc("durables", "dead", "show", "letters", letters[0].id)
+    broken = False
+    replayed = await ipc("durables", "dead", "replay", "letters", letters[0].id)
+    await until(lambda: len(seen) == 1, "it should be handled")
+    purged = await ipc("durables", "dead", "purge", "letters", letters[1].id, "--json")
+    rest = await ipc("durables", "dead", "replay", "letters", "--all")
+    await until(lambda: len(seen) == 2, "the last should be handled")
+    removed = await ipc("durables", "remove", "letters")
+
+    assert "letters" in listed.out
+    assert "cli.Joined" in listed.out
+    assert {letter["reason"] for letter in dead.json} == {
+        "failed 1 of 1 attempts: ValueError: no paper"
+    }
+    assert "no paper" in shown.out
+    assert replayed.out == "replayed 1 events to 'letters'\n"
+    assert purged.json == {"purged": 1}
+    assert rest.out == "replayed 1 events to 'letters'\n"
+    assert removed.out == "removed 'letters' from cli\n"
+
+
+async def test_durable_that_holds_back_is_named(ipc: CommandLine, server_url: str):
+    """Nobody works on it, and events wait: the list says so, and what to do."""
+    async with Bus("gone", servers=server_url, prefix=ipc.namespace, storage="memory") as gone:
+
+        @gone.on(Joined, durable="letters")
+        async def write(event: Joined) -> None: ...
+
+        await gone.ready()
+    await ipc("publish", "cli.Joined", '{"name": "Ada"}', "--durable")
+
+    listed = await ipc("durables", "list")
+    as_json = await ipc("durables", "list", "--json")
+
+    assert "`ipc durables remove letters`" in listed.said
+    assert [(one["durable"], one["holds_back"]) for one in as_json.json] == [("letters", True)]
