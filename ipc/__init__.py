@@ -62,6 +62,7 @@ from ._server import LocalCluster, LocalServer, find_server_binary
 from ._service import Service
 from ._service_error import BadRequestError, ReplyTooLargeError, ServiceBusyError, ServiceError
 from ._settings import DEFAULT_SERVER, Settings, redact
+from ._trace import own_frames
 from ._types import Event, MessageType, Request, module_name, type_of
 
 __all__ = [
@@ -157,6 +158,7 @@ __all__ = [
     "following",
     "ingest",
     "module_name",
+    "own_frames",
     "publish_atomically",
     "redact",
     "stream_differences",

@@ -494,6 +494,28 @@ class Bus:
             and all(task.done() for task in session.starting)
         )
 
+    @property
+    def is_live(self) -> bool:
+        """Whether everything that it has begun can go on."""
+        return self._session is None or not self._session.failed.done()
+
+    @property
+    def running(self) -> int:
+        """How many events and requests it has been handed and not finished with."""
+        session = self._session
+        if session is None:
+            return 0
+        return sum(len(one) for one in (*session.working, *session.serving))
+
+    def health(self) -> dict[str, Any]:
+        """Return what a health check is told beside `is_live` and `is_ready`."""
+        session = self._session
+        return {
+            "connected": session is not None and session.connection.is_connected,
+            "running": self.running,
+            "services": [] if session is None else [one.ping() for one in session.serving],
+        }
+
     # -- opening and closing ----------------------------------------------------------------
 
     async def __aenter__(self) -> Self:

@@ -23,6 +23,7 @@ import structlog
 
 from ._connection import Message
 from ._context import Context, Scope
+from ._domain import Start
 from ._envelope import NOT_DECODABLE, UnknownTypeError, read_any
 from ._errors import (
     ConnectionLostError,
@@ -33,6 +34,7 @@ from ._errors import (
 )
 from ._event_dead import DeadEvent, EventDeadLetters, describe
 from ._handler import EventHandler
+from ._jetstream import NANOSECONDS
 from ._limiter import LAST_WORDS, Limiter
 from ._pull import Pulled, PullEnded, PullInbox
 from ._retry import Retry
@@ -96,6 +98,8 @@ class Held(msgspec.Struct, eq=False):
 
     pulled: Pulled
     lane: Lane
+    epoch: int
+    """Of the connection that it came by, or by which it was found to be there still."""
     renewed_at: float
     started: bool = False
     given_back: bool = False
@@ -106,6 +110,13 @@ class Held(msgspec.Struct, eq=False):
         return f"{self.pulled.stream_seq}-{self.pulled.stored_at_ns}"
 
 
+class Found(msgspec.Struct, frozen=True):
+    """A stream as it was found on the server."""
+
+    epoch: int
+    created_ns: int
+
+
 class Lane(msgspec.Struct, eq=False):
     """One consumer, and what is asked of it."""
 
@@ -113,6 +124,8 @@ class Lane(msgspec.Struct, eq=False):
     stream: str
     consumer: str
     filters: frozenset[str]
+    created_ns: int = 0
+    """When the stream was."""
     asked: dict[int, int] = {}
     """Events still to come, by the number of the request."""
     held: int = 0
@@ -138,7 +151,10 @@ class DurableConsumer:
         self._lanes = lanes_of(bus, handler)
         self._by_consumer = {(lane.stream, lane.consumer): lane for lane in self._lanes}
         self._by_request: dict[int, Lane] = {}
-        self._held: dict[str, Held] = {}
+        self._held: dict[tuple[str, str, int, int], Held] = {}
+        """By consumer, and what the server and time have given it as a name."""
+        self._found: dict[str, Found] = {}
+        self._looking = asyncio.Lock()
         self._calls = Limiter(options.concurrency, max_waiting=1_000_000)
         self._inbox = PullInbox(
             bus.connection,
@@ -153,6 +169,10 @@ class DurableConsumer:
         """Events finished in a second, of late."""
         self._forget: list[Any] = []
 
+    def __len__(self) -> int:
+        """Return how many events it holds."""
+        return len(self._held)
+
     async def open(self) -> None:
         """Declare what is needed, and begin to ask.
 
@@ -163,7 +183,7 @@ class DurableConsumer:
         for domain in dict.fromkeys(lane.domain for lane in self._lanes):
             await self._bus.streams.ensure(domain)
         for lane in self._lanes:
-            await self._ensure(lane)
+            await self._ensure(lane, self._options.start)
         for domain in dict.fromkeys(lane.domain for lane in self._lanes):
             await self._bus.streams.warn_of_idle(domain, self._name)
         await self._inbox.open()
@@ -191,7 +211,7 @@ class DurableConsumer:
             now = time.monotonic()
             if now - looked_at >= TICK:
                 self._measure(now - looked_at)
-                self._renew(now)
+                await self._renew(now)
                 self._look_for_silence(now)
                 looked_at = now
             for lane in self._lanes:
@@ -210,7 +230,7 @@ class DurableConsumer:
         for held in tuple(self._held.values()):
             if not held.started:
                 held.given_back = True
-                self._answer(held, partial(self._inbox.nak, held.pulled.reply))
+                self._give_back(held)
         renewing = asyncio.create_task(self._renew_until_cancelled())
         try:
             await self._calls.drain(grace)
@@ -290,14 +310,20 @@ class DurableConsumer:
 
     # -- what is gone ----------------------------------------------------------------------------
 
-    async def _ensure(self, lane: Lane) -> None:
+    async def _ensure(self, lane: Lane, start: Start) -> None:
         options = self._options
+        found = await self._find(lane.stream)
+        if found is not None and found.created_ns != lane.created_ns:
+            if lane.created_ns:
+                # All that such a stream holds has come since the one before went.
+                start = "all"
+            lane.created_ns = found.created_ns
         await self._bus.streams.ensure_consumer(
             lane.domain,
             self._name,
             lane.consumer,
             lane.filters,
-            start=options.start,
+            start=start,
             lease=options.lease,
             one_at_a_time=options.ordered,
         )
@@ -305,11 +331,15 @@ class DurableConsumer:
     async def _bring_back(self, lane: Lane) -> None:
         """Declare a consumer again that is gone: removed, or in memory when its server ended."""
         log.warning("durable is gone from the server", durable=self._name, domain=lane.domain)
+        # With it went what was asked of it, and not every request is told so.
+        for number in tuple(lane.asked):
+            self._forget_request(number)
         pause = PAUSE
         while not self._stopping:
             try:
                 await self._bus.streams.ensure(lane.domain, anew=True)
-                await self._ensure(lane)
+                self._found.pop(lane.stream, None)
+                await self._ensure(lane, self._options.start)
                 lane.gone = False
                 return
             except (UnconfirmedError, ServerUnavailableError, NoResponderError):
@@ -318,25 +348,66 @@ class DurableConsumer:
 
     # -- leases ----------------------------------------------------------------------------------
 
-    def _renew(self, now: float) -> None:
+    async def _renew(self, now: float) -> None:
         """Renew what is held well before the server would give it to somebody else."""
-        for held in self._held.values():
+        for held in tuple(self._held.values()):
             # A third of the lease: two renewals in a row may be lost before it runs out.
-            if now - held.renewed_at >= self._options.lease / 3:
-                held.renewed_at = now
-                self._answer(held, partial(self._inbox.renew, held.pulled.reply))
+            if now - held.renewed_at < self._options.lease / 3:
+                continue
+            held.renewed_at = now
+            try:
+                if self._bus.connection.is_connected and await self._is_there(held):
+                    self._inbox.renew(held.pulled.reply)
+            except IpcError as exc:
+                # It is delivered again, which a durable has to expect at any time.
+                log.debug("lease not renewed", durable=self._name, id=held.id, reason=str(exc))
 
     async def _renew_until_cancelled(self) -> None:
         while True:
             await asyncio.sleep(TICK)
-            self._renew(time.monotonic())
+            await self._renew(time.monotonic())
 
-    def _answer(self, held: Held, answer: Any) -> None:
-        try:
-            answer()
-        except ConnectionLostError:
-            # It is delivered again, which a durable has to expect at any time.
-            log.debug("event not answered", durable=self._name, id=held.id)
+    # -- answering -------------------------------------------------------------------------------
+
+    async def _is_there(self, held: Held) -> bool:
+        """Return whether an answer would still be for this event.
+
+        The server knows what is answered by its number in the stream. A stream in memory that
+        came back empty numbers from 1 again: the answer would hit another event.
+        """
+        connection = self._bus.connection
+        if held.epoch == connection.epoch:
+            return True
+        await connection.wait_connected(self._options.lease)
+        found = await self._find(held.lane.stream)
+        if found is None or held.pulled.stored_at_ns < found.created_ns:
+            return False
+        held.epoch = found.epoch
+        return True
+
+    async def _find(self, stream: str) -> Found | None:
+        """Return how old a stream is; asked anew after each loss of the connection."""
+        async with self._looking:
+            epoch, found = self._bus.connection.epoch, self._found.get(stream)
+            if found is None or found.epoch != epoch:
+                info = await self._bus.jetstream.find_stream(stream)
+                if info is None:
+                    return None
+                found = Found(epoch, int(info.created.timestamp() * NANOSECONDS))
+                self._found[stream] = found
+            return found
+
+    async def _ack(self, held: Held) -> None:
+        if await self._is_there(held):
+            self._inbox.ack(held.pulled.reply)
+
+    def _give_back(self, held: Held) -> None:
+        """Have an event delivered again now, not when its lease runs out."""
+        if held.epoch == self._bus.connection.epoch:
+            try:
+                self._inbox.nak(held.pulled.reply)
+            except ConnectionLostError as exc:
+                log.debug("event not given back", durable=self._name, reason=str(exc))
 
     # -- the way of an event -----------------------------------------------------------------------
 
@@ -349,19 +420,26 @@ class DurableConsumer:
             if lane.asked[number] == 0:
                 self._forget_request(number)
             break
+        name = (pulled.stream, pulled.consumer, pulled.stream_seq, pulled.stored_at_ns)
+        epoch, held = self._bus.connection.epoch, self._held.get(name)
+        if held is not None:
+            # Its lease ran out, or the server crashed and forgot that it was handed over.
+            held.pulled, held.epoch = pulled, epoch
+            self._wake.set()
+            return
         lane.held += 1
-        held = self._held[pulled.reply] = Held(pulled, lane, now)
-        self._calls.submit(partial(self._handle, held))
+        held = self._held[name] = Held(pulled, lane, epoch, now)
+        self._calls.submit(partial(self._handle, name, held))
 
-    async def _handle(self, held: Held) -> None:
+    async def _handle(self, name: tuple[str, str, int, int], held: Held) -> None:
         """Have an event handled, and tell the server what became of it."""
         try:
             if not held.given_back:
                 held.started = True
                 await self._settle(held)
         except asyncio.CancelledError:
-            # Shutting down: give it back now, not when its lease runs out.
-            self._answer(held, partial(self._inbox.nak, held.pulled.reply))
+            # Shutting down.
+            self._give_back(held)
             if held.pulled.num_delivered > 1:
                 with anyio.move_on_after(LAST_WORDS, shield=True):
                     await self._tries.taken_back(held.lane.domain, held.id)
@@ -370,7 +448,7 @@ class DurableConsumer:
             # What was to be recorded could not be: it comes again when its lease runs out.
             log.error("event not settled", durable=self._name, id=held.id, error=str(exc))
         finally:
-            del self._held[held.pulled.reply]
+            del self._held[name]
             held.lane.held -= 1
             self._finished += 1
             if held.lane.held * 2 <= self._target:
@@ -393,12 +471,13 @@ class DurableConsumer:
         verdict = await self._attempt(held, tries.failed + 1)
         match verdict:
             case Acked():
-                self._inbox.ack(pulled.reply)
+                await self._ack(held)
             case TriedAgain(delay):
                 # Counted first: what is not counted would be tried for ever.
                 failed = Tries(tries.failed + 1, tries.silent)
-                await self._tries.record(domain, held.id, failed)
-                self._inbox.nak(pulled.reply, delay=delay)
+                await self._tries.record(domain, held.id, failed, until=delay)
+                if await self._is_there(held):
+                    self._inbox.nak(held.pulled.reply, delay=delay)
             case Buried():
                 await self._bury(held, verdict, Tries(tries.failed + 1, tries.silent))
         if pulled.num_delivered > 1 and not isinstance(verdict, TriedAgain):
@@ -451,7 +530,7 @@ class DurableConsumer:
         )
         # First it is stored, then it goes from the stream.
         await self._dead_letters.bury(letter)
-        self._inbox.ack(pulled.reply)
+        await self._ack(held)
         log.warning(
             "event is dead",
             durable=self._name,

@@ -17,6 +17,7 @@ import msgspec
 from ._envelope import NOT_DECODABLE, read_meta
 from ._errors import DeadEventMissingError, MessageTooLargeError
 from ._jetstream import StoredMessage
+from ._trace import own_frames
 
 if TYPE_CHECKING:
     from ._bus import Bus
@@ -57,10 +58,8 @@ class DeadEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 def describe(error: BaseException) -> str:
     """Return an exception with its traceback, from the handler on."""
-    frames = error.__traceback__
-    while frames is not None and frames.tb_frame.f_globals.get("__name__", "").startswith("ipc."):
-        frames = frames.tb_next
-    return "".join(traceback.TracebackException(type(error), error, frames).format())
+    told = traceback.TracebackException(type(error), error, own_frames(error))
+    return "".join(told.format())
 
 
 class EventDeadLetters:

@@ -23,6 +23,7 @@ from ._errors import UnreadableError
 from ._handler import EventHandler
 from ._limiter import Limiter
 from ._subjects import Subjects
+from ._trace import own_frames
 from ._types import MessageType
 
 if TYPE_CHECKING:
@@ -192,6 +193,10 @@ class LiveHandler:
         self._calls = Limiter(options.concurrency, max_waiting=MAX_WAITING)
         self._subscriptions: list[Subscription] = []
 
+    def __len__(self) -> int:
+        """Return how many events it has been handed and not finished with."""
+        return len(self._calls)
+
     async def open(self) -> None:
         """Begin to listen."""
         group = self._handler.options.group
@@ -218,6 +223,11 @@ class LiveHandler:
             if event is not None:
                 context = Context(self._bus, message, self._scope)
                 await self._bus.invoke(called.call, event, context)
-        except Exception:
+        except Exception as exc:
             # Nobody sends it again: what must not be lost has a durable.
-            log.exception("event handler failed", handler=called.name, subject=message.subject)
+            log.error(
+                "event handler failed",
+                handler=called.name,
+                subject=message.subject,
+                exc_info=(type(exc), exc, own_frames(exc)),
+            )

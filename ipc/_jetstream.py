@@ -96,6 +96,8 @@ class StreamInfo(msgspec.Struct, frozen=True):
 
     config: dict[str, Any]
     state: StreamState
+    created: datetime
+    """By the server's clock."""
 
 
 class ConsumerConfig(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

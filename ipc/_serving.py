@@ -39,6 +39,7 @@ from ._service_error import (
     error_message,
 )
 from ._stream import send_stream
+from ._trace import own_frames
 
 if TYPE_CHECKING:
     from ._bus import Bus
@@ -105,6 +106,10 @@ class Serving:
         """What its handlers share."""
         self._started_at = datetime.now(UTC)
 
+    def __len__(self) -> int:
+        """Return how many requests it has been handed and not answered."""
+        return len(self._requests)
+
     async def open(self) -> None:
         """Enter the lifespan and begin to answer; returns once the server knows."""
         service, connection = self.service, self._connection
@@ -164,10 +169,11 @@ class Serving:
         except Exception as exc:
             error = exc
             if not isinstance(exc, ServiceError):
-                log.exception(
+                log.error(
                     "request handler failed",
                     handler=endpoint.handler.called.name,
                     type=endpoint.handler.kind.name,
+                    exc_info=(type(exc), exc, own_frames(exc)),
                 )
             self._send_error(message, headers, exc)
         finally:

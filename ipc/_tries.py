@@ -7,6 +7,7 @@ ended without a word. A first delivery that succeeds is never looked at.
 
 from __future__ import annotations
 
+from math import ceil
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -16,7 +17,8 @@ if TYPE_CHECKING:
 
 __all__ = ["NO_TRIES", "Tries", "TryCounter"]
 
-REMEMBER = "24h"
+# Seconds after which a count is of no use: nobody takes the event any more.
+REMEMBER = 86_400
 
 
 class Tries(msgspec.Struct, frozen=True):
@@ -51,12 +53,17 @@ class TryCounter:
         except msgspec.DecodeError:
             return NO_TRIES
 
-    async def record(self, domain: str, id: str, tries: Tries) -> None:
-        """Set what is known of an event."""
+    async def record(self, domain: str, id: str, tries: Tries, *, until: float = 0) -> None:
+        """Set what is known of an event.
+
+        Args:
+            until: Seconds until it comes again.
+        """
         await self._streams.ensure_bucket()
         key = self._subjects.tries_key(domain, self._durable, id)
         data = msgspec.json.encode(tries)
-        await self._jetstream.publish(key, data, headers={"Nats-TTL": REMEMBER})
+        headers = {"Nats-TTL": f"{REMEMBER + ceil(until)}s"}
+        await self._jetstream.publish(key, data, headers=headers)
 
     async def taken_back(self, domain: str, id: str) -> None:
         """Set the start of an event back that was ended in order, and not by its handler."""

@@ -14,7 +14,7 @@ from typing import Any
 import anyio
 import anyio.to_process
 
-from ipc import Middleware, wrap
+from ipc import Middleware, own_frames, wrap
 
 from ._context import JobContext, enter_job
 from ._delivery import Attempt
@@ -187,10 +187,7 @@ def describe(exc: BaseException) -> ErrorInfo:
     if isinstance(exc.__cause__, RemoteError):
         trace = str(exc.__cause__)
     else:
-        frames = exc.__traceback__
-        while frames is not None and _is_ours(frames.tb_frame.f_globals.get("__name__", "")):
-            frames = frames.tb_next
-        told = traceback.TracebackException(kind, exc, frames)
+        told = traceback.TracebackException(kind, exc, own_frames(exc, "jetq._", "anyio"))
         for frame in told.stack:
             # Without the carets, for which every line is parsed: most of the cost of a retry.
             frame.colno = None
@@ -208,8 +205,3 @@ def words_of(exc: BaseException) -> str:
         return str(exc)
     except Exception:
         return ""
-
-
-def _is_ours(module: str) -> bool:
-    """Return whether a frame lies between the worker and the task's own code."""
-    return module.startswith(("jetq._", "ipc._", "anyio"))

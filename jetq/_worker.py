@@ -236,6 +236,15 @@ class Worker:
         """How many jobs run now."""
         return len(self._running)
 
+    def health(self) -> dict[str, Any]:
+        """Return what a health check is told beside `is_live` and `is_ready`."""
+        app = self.app
+        return {
+            "connected": app.is_open and app.connection.is_connected,
+            "running": self.running,
+            "stats": self.stats,
+        }
+
     # -- the way of a job -----------------------------------------------------------------
 
     async def handle(self, delivery: Delivery, slot: Slot) -> None:

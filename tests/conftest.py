@@ -7,7 +7,10 @@ it and runs them with `async with working(app):`. What takes a moment is awaited
 import asyncio
 import inspect
 import secrets
+import socket
 import time
+import urllib.error
+import urllib.request
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -63,6 +66,13 @@ async def client(server_url: str) -> AsyncIterator[Client]:
     await client.close()
 
 
+@pytest.fixture
+def free_port() -> int:
+    """A port that nothing listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return probe.getsockname()[1]
+
+
 @asynccontextmanager
 async def working(app: App, **options: Any) -> AsyncIterator[Worker]:
     """Run a worker beside the test, and stop it in the end."""
@@ -102,3 +112,19 @@ async def until_status(job: Job[Any], status: str, timeout: float = 10.0) -> Non
         return await job.status() == status
 
     await until(has_status, f"job {job.id} should be {status}", timeout)
+
+
+async def status_of(url: str) -> int:
+    """Return the status code that an HTTP client gets; 0 if nobody answers."""
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+    def ask() -> int:
+        try:
+            with opener.open(url, timeout=5) as response:
+                return response.status
+        except urllib.error.HTTPError as error:
+            return error.code
+        except OSError:
+            return 0
+
+    return await asyncio.to_thread(ask)

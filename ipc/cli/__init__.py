@@ -2,13 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-from importlib.metadata import version
-from typing import Annotated
-
-import typer
-
-from ipc.terminal import report
+from ipc.terminal import new_program, run_program
 
 from . import _durables, _schema
 from ._events import publish, subscribe
@@ -20,45 +14,13 @@ from ._types import types
 
 __all__ = ["main"]
 
-cli = typer.Typer(
-    name="ipc",
-    help="Events, requests and services over NATS.",
-    no_args_is_help=True,
-    # Errors are reported below, in one sentence.
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
+cli = new_program("ipc", "Events, requests and services over NATS.")
 for command in (publish, subscribe, request, serve, services, types, permissions):
     cli.command()(command)
 cli.add_typer(_schema.group)
 cli.add_typer(_durables.group)
 
 
-def show_version(wanted: bool) -> None:
-    """Print the version and end, if `--version` was given."""
-    if wanted:
-        typer.echo(f"ipc {version('jetq')}")
-        raise typer.Exit
-
-
-@cli.callback()
-def root(
-    version: Annotated[
-        bool,
-        typer.Option("--version", callback=show_version, is_eager=True, help="Show the version."),
-    ] = False,
-) -> None:
-    """Events, requests and services over NATS."""
-
-
 def main() -> None:
-    """Run the command line.
-
-    The exit code is 0, 2 for a command that is written wrong, and 1 for everything
-    else that goes wrong.
-    """
-    try:
-        cli(prog_name="ipc")
-    except Exception as exc:
-        report(exc, "ipc")
-        sys.exit(1)
+    """Run the command line; see `ipc.terminal.run_program` for exit codes."""
+    run_program(cli, "ipc")

@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import AbstractAsyncContextManager
 from typing import Annotated, Any
 
+import anyio
 import typer
 
 from ipc import Bus, Service
-from ipc.terminal import LogLevel, configure_logging, load, on_stop_signal
+from ipc.terminal import (
+    HealthHostOption,
+    HealthPortOption,
+    LogLevel,
+    check_health_port,
+    configure_logging,
+    fast_event_loop,
+    health_checks,
+    load,
+    on_stop_signal,
+)
 
 from ._bus import PrefixOption, ServerOption
 
@@ -26,6 +38,8 @@ def serve(
     grace: Annotated[
         float, typer.Option(min=0, help="Seconds to finish what was begun, when told to stop.")
     ] = 30.0,
+    health_port: HealthPortOption = None,
+    health_host: HealthHostOption = "127.0.0.1",
     log_level: Annotated[LogLevel, typer.Option(help="What is logged at least.")] = LogLevel.INFO,
     log_json: Annotated[bool, typer.Option("--log-json", help="Log JSON.")] = False,
     server: ServerOption = None,
@@ -33,13 +47,21 @@ def serve(
 ) -> None:
     """Serve until SIGINT or SIGTERM; then finish what was begun."""
     configure_logging(log_level, as_json=log_json)
+    check_health_port(health_port)
     services: list[Any] = [load(place, Service, "service") for place in places]
     bus = Bus(name or services[0].name, servers=server, prefix=prefix, grace=grace)
-    asyncio.run(run(bus, services))
+    with asyncio.Runner(loop_factory=fast_event_loop()) as runner:
+        runner.run(run(bus, services, health_checks(bus, health_host, health_port)))
 
 
-async def run(bus: Bus, services: list[Service]) -> None:
+async def run(bus: Bus, services: list[Service], health: AbstractAsyncContextManager[None]) -> None:
     """Serve until told to stop."""
-    async with bus:
-        with on_stop_signal(bus.stop):
+
+    def stop() -> None:
+        bus.stop()
+        if not bus.is_open:
+            connecting.cancel()
+
+    with anyio.CancelScope() as connecting, on_stop_signal(stop):
+        async with health, bus:
             await bus.serve(*services)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ipc import IpcError
 
-__all__ = ["ModuleBrokenError", "ObjectMissingError"]
+__all__ = ["ExtraMissingError", "ModuleBrokenError", "ObjectMissingError", "PortTakenError"]
 
 
 class ObjectMissingError(IpcError):
@@ -31,3 +31,32 @@ class ModuleBrokenError(IpcError):
 
     def __str__(self) -> str:
         return f"module {self.module!r} cannot be imported:\n{self.trace}"
+
+
+class ExtraMissingError(IpcError):
+    """An option needs a package that comes with an extra of jetq."""
+
+    def __init__(self, option: str, extra: str) -> None:
+        super().__init__(option, extra)
+        self.option = option
+        self.extra = extra
+
+    def __str__(self) -> str:
+        return f"{self.option} needs more than is installed: pip install 'jetq[{self.extra}]'"
+
+
+class PortTakenError(IpcError):
+    """Another program listens on a port, or we may not."""
+
+    def __init__(self, host: str, port: int, reason: str, option: str) -> None:
+        super().__init__(host, port, reason, option)
+        self.host = host
+        self.port = port
+        self.reason = reason
+        self.option = option
+
+    def __str__(self) -> str:
+        return (
+            f"cannot listen on {self.host}:{self.port} ({self.reason}); "
+            f"choose another {self.option.rpartition('-')[2]} with {self.option}"
+        )

@@ -8,6 +8,7 @@ from enum import StrEnum
 
 import structlog
 from structlog.stdlib import ProcessorFormatter
+from structlog.tracebacks import ExceptionDictTransformer
 from structlog.typing import Processor
 
 __all__ = ["LogLevel", "configure_logging"]
@@ -62,9 +63,12 @@ def configure_logging(level: LogLevel, *, as_json: bool = False) -> None:
 def renderers(as_json: bool) -> list[Processor]:
     """Return what makes a line of an event."""
     if as_json:
-        return [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer()]
+        traces = ExceptionDictTransformer(show_locals=False)
+        return [structlog.processors.ExceptionRenderer(traces), structlog.processors.JSONRenderer()]
     if sys.stderr.isatty():
-        return [structlog.dev.ConsoleRenderer()]
+        # Local variables may hold what nobody should read in a log.
+        traces = structlog.dev.RichTracebackFormatter(show_locals=False)
+        return [structlog.dev.ConsoleRenderer(exception_formatter=traces)]
     return [
         structlog.processors.format_exc_info,
         structlog.processors.LogfmtRenderer(key_order=["timestamp", "level", "event"]),

@@ -2,8 +2,6 @@
 
 JetqError
 ├── AppEmptyError         an app has nothing on the server
-├── ExtraMissingError     an option needs a package that is not installed
-├── PortTakenError        another program listens where we should
 ├── DataDirTakenError     another server keeps its data where ours would
 ├── LocalServerEndedError a nats-server of ours is gone
 ├── TaskAmbiguousError    several tasks have the name that was given
@@ -20,10 +18,8 @@ from jetq._errors import JetqError
 __all__ = [
     "AppEmptyError",
     "DataDirTakenError",
-    "ExtraMissingError",
     "LocalServerEndedError",
     "NoDeadLetterError",
-    "PortTakenError",
     "TaskAmbiguousError",
 ]
 
@@ -40,35 +36,6 @@ class AppEmptyError(JetqError):
         return (
             f"app {self.app!r} has nothing at {self.servers}: no job was ever enqueued, "
             "or the app or the server is named wrong"
-        )
-
-
-class ExtraMissingError(JetqError):
-    """An option needs a package that comes with an extra of jetq."""
-
-    def __init__(self, option: str, extra: str) -> None:
-        super().__init__(option, extra)
-        self.option = option
-        self.extra = extra
-
-    def __str__(self) -> str:
-        return f"{self.option} needs more than is installed: pip install 'jetq[{self.extra}]'"
-
-
-class PortTakenError(JetqError):
-    """Another program listens on a port, or we may not."""
-
-    def __init__(self, host: str, port: int, reason: str, option: str) -> None:
-        super().__init__(host, port, reason, option)
-        self.host = host
-        self.port = port
-        self.reason = reason
-        self.option = option
-
-    def __str__(self) -> str:
-        return (
-            f"cannot listen on {self.host}:{self.port} ({self.reason}); "
-            f"choose another {self.option.rpartition('-')[2]} with {self.option}"
         )
 
 

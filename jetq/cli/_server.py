@@ -15,9 +15,9 @@ import anyio
 import typer
 
 from ipc import LocalServer
-from ipc.terminal import note, on_stop_signal
+from ipc.terminal import PortTakenError, note, on_stop_signal
 
-from ._errors import DataDirTakenError, LocalServerEndedError, PortTakenError
+from ._errors import DataDirTakenError, LocalServerEndedError
 
 __all__ = ["HOST", "PortOption", "alone_in", "local_server", "server"]
 

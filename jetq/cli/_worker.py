@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import atexit
-import errno
 import importlib.util
 import math
 import os
-import socket
 import sys
 import threading
-from contextlib import AbstractAsyncContextManager, nullcontext
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Annotated
 
@@ -21,12 +19,23 @@ import structlog
 import typer
 
 from ipc import Settings
-from ipc.terminal import LogLevel, configure_logging, on_stop_signal, stop_with_stdin
+from ipc.terminal import (
+    MAX_PORT,
+    ExtraMissingError,
+    HealthHostOption,
+    HealthPortOption,
+    LogLevel,
+    check_health_port,
+    configure_logging,
+    fast_event_loop,
+    health_checks,
+    on_stop_signal,
+    stop_with_stdin,
+)
 from jetq._app import App
 from jetq._supervisor import Supervisor
 from jetq._worker import Worker
 
-from ._errors import ExtraMissingError, PortTakenError
 from ._load import load_app
 from ._options import AppArgument
 
@@ -43,7 +52,6 @@ __all__ = [
 
 # What a worker needs beyond its grace period to give jobs back and to disconnect.
 LEAVE = 10.0
-MAX_PORT = 65_535
 
 log = structlog.stdlib.get_logger("jetq")
 
@@ -125,18 +133,8 @@ def worker(
             show_default="what the app says, else NATS_URL",
         ),
     ] = None,
-    health_port: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            max=MAX_PORT,
-            help="Answer /livez and /readyz here; the second process on the next port, …",
-            show_default=False,
-        ),
-    ] = None,
-    health_host: Annotated[
-        str, typer.Option(help="The address that --health-port listens on.")
-    ] = "127.0.0.1",
+    health_port: HealthPortOption = None,
+    health_host: HealthHostOption = "127.0.0.1",
     log_level: LogLevelOption = LogLevel.INFO,
     log_json: LogJsonOption = False,
     own_stdin: Annotated[bool, typer.Option("--stop-with-stdin", hidden=True)] = False,
@@ -159,8 +157,7 @@ def worker(
         log_level=log_level,
         log_json=log_json,
     )
-    if health_port is not None and not is_installed("starlette", "uvicorn"):
-        raise ExtraMissingError("--health-port", "web")
+    check_health_port(health_port)
     if reload and not can_reload():
         raise ExtraMissingError("--reload", "reload")
     if own_stdin:
@@ -182,12 +179,7 @@ def worker(
 
 def can_reload() -> bool:
     """Return whether `--reload` has what it needs."""
-    return is_installed("watchfiles")
-
-
-def is_installed(*modules: str) -> bool:
-    """Return whether modules of an extra can be imported."""
-    return all(importlib.util.find_spec(module) is not None for module in modules)
+    return importlib.util.find_spec("watchfiles") is not None
 
 
 async def supervise(supervisor: Supervisor) -> None:
@@ -275,33 +267,6 @@ async def work(
         async with health, worker:
             is_started = True
             await worker.run()
-
-
-def health_checks(worker: Worker, host: str, port: int | None) -> AbstractAsyncContextManager[None]:
-    """Return what answers health checks, if a port for them is given."""
-    if port is None:
-        return nullcontext()
-    # An extra of its own: only who asks for a port needs it.
-    from jetq._health import serve_health
-
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        listener = socket.create_server((host, port), family=family)
-    except OSError as exc:
-        at_fault = "port" if exc.errno in (errno.EADDRINUSE, errno.EACCES) else "host"
-        # Python appends the address, which the error names anyway.
-        reason = str(exc.strerror).partition(" (while")[0]
-        raise PortTakenError(host, port, reason, f"--health-{at_fault}") from None
-    return serve_health(worker, listener)
-
-
-def fast_event_loop() -> type[asyncio.AbstractEventLoop] | None:
-    """Return uvloop's event loop if it is installed."""
-    try:
-        import uvloop
-    except ImportError:
-        return None
-    return uvloop.Loop
 
 
 def leave_threads_behind() -> None:

@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,12 @@ import msgspec
 import pytest
 
 from ipc import Bus, Event, Retry
-from tests.conftest import until
+from tests.conftest import status_of, until
 
 SHOP = """
+import asyncio
 import msgspec
+from pathlib import Path
 from collections.abc import AsyncIterator
 from ipc import Bus, Context, Event, Request, Service, ServiceError
 
@@ -36,6 +38,8 @@ class Find(Request[Customer], type="cli.Find"):
 class Count(Request[int], type="cli.Count"):
     to: int
 
+class Wait(Request[str], type="cli.Wait"): ...
+
 class NotFoundError(ServiceError, code=404, type="cli.NotFoundError"):
     pass
 
@@ -51,6 +55,13 @@ async def find(request: Find) -> Customer:
 async def count(request: Count) -> AsyncIterator[int]:
     for number in range(request.to):
         yield number
+
+@shop.handle
+async def wait(request: Wait) -> str:
+    Path("waiting").touch()
+    while not Path("go on").exists():
+        await asyncio.sleep(0.01)
+    return "done"
 
 @shop.on(Joined, durable="letters")
 async def write(event: Joined) -> None: ...
@@ -237,6 +248,35 @@ async def test_service_is_served_asked_and_stopped(ipc: CommandLine):
     assert by_name["cli.Find"]["answers"] == [ipc.namespace]
     assert by_name["cli.Joined"]["handles"] == [ipc.namespace]
     assert '"$type"' in shown.out
+
+
+async def test_health_port_tells_when_a_service_drains(ipc: CommandLine, free_port: int):
+    """Ready while it takes requests; alive, but not ready, while it finishes its last ones."""
+    url = f"http://127.0.0.1:{free_port}"
+    service = await ipc.start("serve", "shop:shop", "--health-port", str(free_port))
+
+    async def is_ready() -> bool:
+        return await status_of(f"{url}/readyz") == 200
+
+    await until(is_ready, "the service should be ready", 20)
+    slow = await ipc.start("request", "cli.Wait")
+    await until((ipc.folder / "waiting").exists, "the request should be handled")
+    working = [await status_of(f"{url}/{path}") for path in ("livez", "readyz")]
+
+    service.send_signal(signal.SIGTERM)
+    await until(lambda: is_not(is_ready), "the service should drain")
+    draining = [await status_of(f"{url}/{path}") for path in ("livez", "readyz")]
+    (ipc.folder / "go on").touch()
+    out, _ = await slow.communicate()
+    await service.communicate()
+
+    assert working == [200, 200]
+    assert draining == [200, 503]
+    assert (out, slow.returncode, service.returncode) == (b'"done"\n', 0, 0)
+
+
+async def is_not(condition: Callable[[], Awaitable[bool]]) -> bool:
+    return not await condition()
 
 
 async def test_nobody_there_is_said_in_a_sentence(ipc: CommandLine):

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from typing import Any
 
@@ -16,6 +17,7 @@ from ipc import (
     Event,
     EventStreamMissingError,
     HandlerDefinitionError,
+    LocalServer,
     Retry,
     UnconfirmedError,
 )
@@ -556,6 +558,42 @@ async def test_durable_that_was_removed_comes_back(bus: Bus):
     await until(is_back, "the durable should be made again")
     await publish(bus, 1)
     await until(lambda: seen == [0], "it should work again")
+
+
+async def test_late_ack_does_not_hit_another_event():
+    """A stream in memory numbers from 1 again: what is acked is the event, not its number."""
+    go_on, seen = asyncio.Event(), list[int]()
+    async with LocalServer() as server, AsyncExitStack() as stack:
+        one = await stack.enter_async_context(
+            Bus("one", servers=server.url, storage="memory", grace=0.1)
+        )
+
+        @one.on(Placed, durable="mailer", concurrency=1)
+        async def hold(event: Placed) -> None:
+            seen.append(event.number)
+            if event.number == 0:
+                await go_on.wait()
+            else:
+                await asyncio.Event().wait()
+
+        await one.ready()
+        await publish(one, 1)
+        await until(lambda: seen == [0], "the first event should be handled")
+        await server.restart()
+
+        other = await stack.enter_async_context(
+            Bus("other", servers=server.url, storage="memory", grace=0.1)
+        )
+        other.on(Placed, durable="mailer", concurrency=1)(hold)
+        await other.ready()
+        await publish(other, 1, first=1)
+        await until(lambda: seen == [0, 1], "another event should be handled")
+        go_on.set()
+        await until(lambda: one.running == 0, "the first one should be done")
+        await one.connection.confirm()
+        (durable,) = await other.durables.list()
+
+    assert durable.unacknowledged == 1
 
 
 # -- errors ---------------------------------------------------------------------------------

@@ -4,10 +4,7 @@ import asyncio
 import json
 import os
 import signal
-import socket
 import sys
-import urllib.error
-import urllib.request
 from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -20,7 +17,7 @@ import typer
 from ipc import IpcError
 from jetq import App
 from jetq.cli._load import load_app
-from tests.conftest import until, until_status
+from tests.conftest import status_of, until, until_status
 
 SHOP = """
 import asyncio, os, pathlib
@@ -149,13 +146,6 @@ def shop(tmp_path, namespace, server_url) -> Shop:
     return Shop(tmp_path, namespace, server_url)
 
 
-@pytest.fixture
-def free_port() -> int:
-    """A port that nothing listens on."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return probe.getsockname()[1]
-
-
 def children_of(pid: int) -> set[int]:
     """Return the processes that a process started and that still run."""
     found: set[int] = set()
@@ -172,22 +162,6 @@ def is_running(pid: int) -> bool:
     with suppress(OSError):
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     return False
-
-
-async def status_of(url: str) -> int:
-    """Return the status code that an HTTP client gets; 0 if nobody answers."""
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-
-    def ask() -> int:
-        try:
-            with opener.open(url, timeout=5) as response:
-                return response.status
-        except urllib.error.HTTPError as error:
-            return error.code
-        except OSError:
-            return 0
-
-    return await asyncio.to_thread(ask)
 
 
 # -- worker ------------------------------------------------------------------------------

@@ -8,8 +8,8 @@ import urllib.request
 
 import pytest
 
+from ipc.terminal import serve_health
 from jetq import App
-from jetq._health import serve_health
 from tests.conftest import until
 
 
