@@ -4,7 +4,7 @@ from ._batch import MAX_ATOMIC_BATCH, BatchWriter, Outgoing, ingest, publish_ato
 from ._bus import Bus
 from ._codec import decoder, encode
 from ._connection import REQUIRED_SERVER, Connection, Message, Subscription
-from ._context import Context, Origin, current_context, current_origin, following
+from ._context import Cause, Context, Origin, current_context, current_origin, following
 from ._domain import Domain, Start
 from ._envelope import UnknownEvent
 from ._errors import (
@@ -12,6 +12,7 @@ from ._errors import (
     BusNotOpenError,
     ConnectionLostError,
     DeadEventMissingError,
+    DurableConflictError,
     DurableMissingError,
     EventStreamMissingError,
     HandlerDefinitionError,
@@ -36,8 +37,8 @@ from ._errors import (
     UnconfirmedError,
     UnreadableError,
 )
-from ._event_dead import DeadEvent
-from ._event_streams import DurableInfo
+from ._event_dead import DeadEvent, EventDeadLetters
+from ._event_streams import DurableInfo, Durables
 from ._events import Events
 from ._gathering import Answer, Gathered
 from ._jetstream import (
@@ -56,11 +57,17 @@ from ._micro import EndpointInfo, EndpointStats, ServiceInfo, ServiceStats
 from ._middleware import Handler, Middleware, wrap
 from ._names import MAX_NAME_LENGTH, check_name
 from ._pull import Pulled, PullEnded, PullInbox
-from ._registry import RunningBus, RunningService, TypeRecord
+from ._registry import Registry, RunningBus, RunningService, TypeRecord
 from ._retry import DEFAULT_RETRY, MAX_DELAY, NO_RETRY, Retry
 from ._server import LocalCluster, LocalServer, find_server_binary
 from ._service import Service
-from ._service_error import BadRequestError, ReplyTooLargeError, ServiceBusyError, ServiceError
+from ._service_error import (
+    BadRequestError,
+    ReplyTooLargeError,
+    ServiceBusyError,
+    ServiceError,
+    ServiceStoppedError,
+)
 from ._settings import DEFAULT_SERVER, Settings, redact
 from ._trace import own_frames
 from ._types import Event, MessageType, Request, module_name, type_of
@@ -79,6 +86,7 @@ __all__ = [
     "BatchWriter",
     "Bus",
     "BusNotOpenError",
+    "Cause",
     "Connection",
     "ConnectionLostError",
     "ConsumerConfig",
@@ -87,11 +95,14 @@ __all__ = [
     "DeadEvent",
     "DeadEventMissingError",
     "Domain",
+    "DurableConflictError",
     "DurableInfo",
     "DurableMissingError",
+    "Durables",
     "EndpointInfo",
     "EndpointStats",
     "Event",
+    "EventDeadLetters",
     "EventStreamMissingError",
     "Events",
     "Gathered",
@@ -117,6 +128,7 @@ __all__ = [
     "PullEnded",
     "PullInbox",
     "Pulled",
+    "Registry",
     "ReplyTimeoutError",
     "ReplyTooLargeError",
     "Request",
@@ -133,6 +145,7 @@ __all__ = [
     "ServiceError",
     "ServiceInfo",
     "ServiceStats",
+    "ServiceStoppedError",
     "Settings",
     "Start",
     "Storage",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import re
 import secrets
 import ssl
 import time
@@ -22,6 +23,7 @@ from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar, Unpack, overload
+from weakref import WeakSet
 
 import anyio
 import structlog
@@ -34,9 +36,9 @@ from ._durable import DurableConsumer
 from ._envelope import NOT_DECODABLE, Meta, UnknownEvent, write
 from ._errors import (
     BusNotOpenError,
-    IpcError,
     NoResponderError,
     ReplyTimeoutError,
+    ServerUnavailableError,
     UnconfirmedError,
     UnreadableError,
 )
@@ -47,7 +49,7 @@ from ._gathering import Gathered, gather
 from ._handler import EventHandler, OnDecorator, OnOptions, check_durable, event_handler
 from ._jetstream import JetStream, Storage
 from ._limiter import LAST_WORDS
-from ._micro import ServiceInfo, ServiceStats
+from ._micro import ServiceInfo, ServiceStats, read_answer
 from ._middleware import Middleware, wrap
 from ._names import check_name
 from ._registry import Registry
@@ -56,8 +58,17 @@ from ._service_error import error_in
 from ._serving import Serving
 from ._settings import Settings
 from ._stream import CREDIT, read_stream
-from ._subjects import Subjects, part_of_key
-from ._types import Event, MessageType, Request, registered_types, type_of
+from ._subjects import NO_PART, Subjects, part_of_key
+from ._types import (
+    Event,
+    MessageType,
+    Request,
+    event_type,
+    event_types,
+    registered_types,
+    request_type,
+    request_types,
+)
 
 __all__ = ["Bus"]
 
@@ -73,21 +84,35 @@ PAUSE = 0.1
 # Seconds without a further answer after which no other service is expected to answer.
 DISCOVERY_STALL = 0.3
 
+# A type's name in which a part may be `*`, and the end `>`; or `>` alone.
+PATTERN = re.compile(r">|((\*|[A-Za-z_]\w*)\.)+(\*|>|[A-Za-z_]\w*)", re.ASCII)
+
+
+Working = LiveHandler | DurableConsumer
+
 
 class Session:
     """What a bus has while it is open."""
+
+    registry: Registry
+    streams: EventStreams
 
     def __init__(self, bus: Bus, connection: Connection, stack: AsyncExitStack) -> None:
         self.connection = connection
         self.jetstream = JetStream(connection, timeout=bus.timeout)
         self.stack = stack
+        # Unguessable is not needed, unique is: no two buses number from the same start.
+        self.id = secrets.token_urlsafe(9).replace("-", "_")
+        self.numbers = itertools.count(1)
         self.scope = Scope(None, bus.middleware)
         self.stopping = asyncio.Event()
-        self.working: list[LiveHandler | DurableConsumer] = []
-        self.tasks: set[asyncio.Task[Any]] = set()
+        self.working: list[Working] = []
+        self.serving: dict[Serving, asyncio.Task[None] | None] = {}
+        """Services, and what ends them once that has begun."""
+        self.listening: WeakSet[Events[Any]] = WeakSet()
         self.starting: list[asyncio.Task[None]] = []
+        self.tasks: set[asyncio.Task[Any]] = set()
         self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.serving: list[Serving] = []
 
 
 class Bus:
@@ -114,6 +139,8 @@ class Bus:
         timeout: float = 5.0,
         grace: float = 30.0,
         lifespan: Callable[[], AbstractAsyncContextManager[Any]] | None = None,
+        publishes: Iterable[type[Event]] = (),
+        requests: Iterable[type[Request[Any]]] = (),
     ) -> None:
         """Describe a bus; nothing is connected yet.
 
@@ -133,9 +160,12 @@ class Bus:
                 nothing else; connecting too.
             grace: Seconds that running handlers get to finish at the end.
             lifespan: Called when it is opened; what it yields is `ctx.state` of its handlers.
+            publishes: The events that are published on it, and
+            requests: the requests that are made: for its permissions and its documents.
 
         Raises:
             InvalidNameError: `name` or `prefix` cannot be part of a subject.
+            TypeError: `publishes` or `requests` has a type of another kind.
             ValueError: A setting is out of its range.
         """
         self.name = check_name("bus", name)
@@ -148,34 +178,44 @@ class Bus:
                 credentials=credentials,
                 tls=tls,
                 name=f"ipc {name}",
+                inbox=f"_INBOX.{name}",
                 connect_timeout=timeout,
             )
         )
         if codec not in CODECS:
             raise ValueError(f"bus {name!r}: codec is {' or '.join(map(repr, CODECS))}")
-        if timeout <= 0 or grace < 0:
+        # Not the other way round: `nan` is neither.
+        if not (timeout > 0 and grace >= 0):
             raise ValueError(f"bus {name!r}: timeout is above 0 seconds, grace not below")
         # A domain checks its settings; the bus's are those of an unnamed one.
         Domain("default", storage=storage, replicas=replicas)
-        self.domains: Mapping[str, Domain] = {domain.name: domain for domain in domains}
+        described = tuple(domains)
+        self.domains: Mapping[str, Domain] = {domain.name: domain for domain in described}
+        if len(self.domains) < len(described):
+            raise ValueError(f"bus {name!r}: a domain is described twice")
         self.storage: Storage = storage
         self.replicas = replicas
         self.declare = declare
         self.timeout = timeout
         self.grace = grace
         self.lifespan = lifespan
+        self.publishes = event_types(publishes)
+        self.requests = request_types(requests)
         self.middleware: list[Middleware[Context]] = []
         """Wrapped around every handler of events, the first one outermost."""
         self.handlers: list[EventHandler] = []
         """What `on` has registered."""
-        self.id = ""
-        """Of this bus among those of the same name; another one whenever it is opened."""
         self._shared = connection
         self._codec: Codec = CODECS[codec]
         self._session: Session | None = None
 
     def __repr__(self) -> str:
         return f"<Bus {self.name!r}>"
+
+    @property
+    def id(self) -> str:
+        """Of this bus among those of the same name: another one whenever it is opened."""
+        return "" if self._session is None else self._session.id
 
     # -- events ----------------------------------------------------------------------------
 
@@ -185,11 +225,13 @@ class Bus:
         Args:
             durable: Wait until the server has stored it for the durables, and try again until
                 then. Without, it is sent, and nothing says whether it arrived.
-            id: Of your own, `durable` only: the same id within two minutes is stored once.
+            id: Of your own, `durable` only: an event of the same type and id is stored once
+                within two minutes, as long as the server is not restarted meanwhile.
 
         Raises:
             EventStreamMissingError: Nothing stores it, and nothing may be created.
             UnconfirmedError: Whether it was stored is unknown: not acknowledged in time.
+            ServerUnavailableError: It was not stored: no server could be reached in time.
             MessageTooLargeError: It is over the server's limit.
             TypeError: A field cannot be encoded.
         """
@@ -247,19 +289,33 @@ class Bus:
             unknown: What becomes of an event whose `$type` is none of these: `skip` it,
                 `keep` it as `UnknownEvent`, or raise an `error` in its place.
             group: Subscribers of one group share the events.
+
+        Raises:
+            TypeError: A type is no event.
+            ValueError: A name, or the group's, cannot be part of a subject.
         """
-        subjects: list[str] = []
+        if unknown not in ("skip", "keep", "error"):
+            raise ValueError(f"unknown is 'skip', 'keep' or 'error', not {unknown!r}")
+        if group:
+            check_name("group", group)
+        if not what:
+            raise ValueError("subscribe takes types of events, or names with wildcards")
+        asked: list[str] = []
         kinds: dict[str, MessageType] = {}
         for one in what:
-            found = registered_types() if isinstance(one, str) else (type_of(one),)
-            names = {name: kind for kind in found for name in kind.names}
-            kinds |= {name: kind for name, kind in names.items() if kind.kind == "event"}
-            for name in (one,) if isinstance(one, str) else names:
-                whole, parts = self.subjects.events(name)
-                subjects += (whole,) if name.endswith(">") else (whole, parts)
-        if not subjects:
-            raise ValueError("subscribe takes types of events, or names with wildcards")
-        return Events(self, subjects, group, Reader(self.subjects, kinds, unknown))
+            if isinstance(one, str):
+                if not PATTERN.fullmatch(one):
+                    raise ValueError(
+                        f"subscribe takes types' names, or such as 'shop.>', not {one!r}"
+                    )
+                asked.append(one)
+                found = [kind for kind in registered_types() if kind.kind == "event"]
+            else:
+                found = [event_type(one)]
+                asked += found[0].names
+            kinds |= {name: kind for kind in found for name in kind.names}
+        reader = Reader(self.subjects, kinds, unknown)
+        return Events(self, tuple(dict.fromkeys(asked)), group, reader)
 
     def on(self, *types: type[E], **options: Unpack[OnOptions]) -> OnDecorator[E]:
         """Handle events of some types, from when the bus is open until it is drained.
@@ -280,7 +336,7 @@ class Bus:
             check_durable(handler, self.handlers)
             self.handlers.append(handler)
             if self._session is not None:
-                self._start(handler, self._session.scope)
+                self._start(handler)
             return function
 
         return add
@@ -302,7 +358,7 @@ class Bus:
             UnreadableError: It answered with something else than the request's type of reply.
             MessageTooLargeError: The request is over the server's limit.
         """
-        kind = self._request_type(request)
+        kind = request_type(type(request))
         seconds = self._time_for(kind, timeout)
         data = write(request, self._meta(kind, self.new_id(), timeout=seconds), self._codec)
         subject = self.subjects.request(kind.name)
@@ -316,8 +372,8 @@ class Bus:
     ) -> Gathered[R]:
         """Ask every instance of a service; return when all that are known to run have answered.
 
-        Without JetStream, or where the registry may not be read, nobody is known: then it
-        takes the whole time.
+        Known are the instances in the registry, as every bus is. Others' answers count if they
+        come by then. Where none is known, without JetStream for one, it takes the whole time.
 
         Args:
             timeout: Seconds to wait, else the bus's; who stays silent is told.
@@ -326,14 +382,10 @@ class Bus:
         Raises:
             NoResponderError: No service answers such requests.
             UnreadableError: An answer is not of the request's type of reply.
+            ValueError: `first` is below 1.
         """
-        kind = self._request_type(request)
+        kind = request_type(type(request))
         seconds = self._time_for(kind, timeout)
-        try:
-            expected = await self.registry.answering(kind.name)
-        except IpcError as exc:
-            log.debug("nobody knows whom to expect", type=kind.name, reason=str(exc))
-            expected = None
         data = write(request, self._meta(kind, self.new_id(), timeout=seconds), self._codec)
         return await gather(
             self.connection,
@@ -342,7 +394,7 @@ class Bus:
             _trace_headers(),
             codec=self._codec,
             decode=partial(self._decoded, kind),
-            expected=expected,
+            expected=partial(self.registry.answering, kind.name),
             first=first,
             timeout=seconds,
         )
@@ -365,7 +417,7 @@ class Bus:
             ServiceError: The service answered with an error, perhaps after some items.
             UnreadableError: An item is not of the request's type of reply.
         """
-        kind = self._request_type(request)
+        kind = request_type(type(request))
         silence = self.timeout if timeout is None else timeout
         meta = self._meta(kind, self.new_id(), timeout=silence, credit=CREDIT)
         items = read_stream(
@@ -401,12 +453,11 @@ class Bus:
         """Ask all services, until no further answer comes for a while."""
         subject = f"$SRV.{verb}" if name is None else f"$SRV.{verb}.{name}"
         found: list[T] = []
-        decode = CODECS["json"].decoder_for(wanted)
         replies = self.connection.request_many(subject, timeout=DISCOVERY_STALL)
         try:
             async for message in replies:
                 try:
-                    found.append(decode(message.data))
+                    found.append(read_answer(message.data, wanted))
                 except NOT_DECODABLE as exc:
                     log.warning("service skipped, its answer is malformed", error=str(exc))
         except (ReplyTimeoutError, NoResponderError):
@@ -425,11 +476,9 @@ class Bus:
         serving = [Serving(self, service) for service in services]
         try:
             for one in serving:
+                session.serving[one] = None
                 await one.open()
-                session.serving.append(one)
                 self.registry.serves(one)
-                for handler in one.service.event_handlers:
-                    self._start(handler, one.scope)
             await self.ready()
             await self.registry.write()
             stopped = asyncio.ensure_future(session.stopping.wait())
@@ -444,12 +493,32 @@ class Bus:
         finally:
             grace = self.grace if session.stopping.is_set() else 0
             with anyio.move_on_after(grace + LAST_WORDS, shield=True):
-                for one in serving:
-                    if one in session.serving:
-                        self.registry.serves_no_more(one)
-                        await self.registry.write()
-                        session.serving.remove(one)
-                        await one.drain(grace)
+                ended = await asyncio.gather(
+                    *(self._end(one, grace) for one in serving), return_exceptions=True
+                )
+                for failed in ended:
+                    # The others have ended in order all the same.
+                    if isinstance(failed, BaseException):
+                        raise failed
+
+    async def _end(self, serving: Serving, grace: float) -> None:
+        """Let a service end, if it has not; return when it has, whoever has begun that."""
+        session = self._open_session
+        if serving not in session.serving:
+            return
+        ending = session.serving[serving]
+        if ending is None:
+            ending = asyncio.create_task(self._end_now(serving, grace))
+            session.serving[serving] = ending
+        await asyncio.shield(ending)
+
+    async def _end_now(self, serving: Serving, grace: float) -> None:
+        session = self._open_session
+        try:
+            await self.registry.serves_no_more(serving)
+            await serving.drain(grace)
+        finally:
+            del session.serving[serving]
 
     async def ready(self) -> None:
         """Return once every handler listens.
@@ -458,9 +527,12 @@ class Bus:
             IpcError: One cannot.
         """
         session = self._open_session
-        while session.starting:
-            await session.starting[0]
-            session.starting.pop(0)
+        for task in tuple(session.starting):
+            # Whoever waits may be cancelled; the handler begins all the same.
+            await asyncio.wait({task})
+            if not (task.cancelled() and session.stopping.is_set()):
+                task.result()
+        session.starting = [task for task in session.starting if not has_begun(task)]
 
     async def drain(self) -> None:
         """Stop taking events and requests, finish what was begun, let `serve` return.
@@ -470,7 +542,7 @@ class Bus:
         """
         session = self._open_session
         session.stopping.set()
-        await self._stop_handlers(self.grace)
+        await self._stop_all(self.grace)
 
     def stop(self) -> None:
         """Let `serve` return, as `drain` does, without waiting for it."""
@@ -480,7 +552,7 @@ class Bus:
     @property
     def serving(self) -> Sequence[Serving]:
         """The services that it serves now."""
-        return self._open_session.serving
+        return tuple(self._open_session.serving)
 
     @property
     def is_ready(self) -> bool:
@@ -491,7 +563,8 @@ class Bus:
             and session.connection.is_connected
             and not session.stopping.is_set()
             and not session.failed.done()
-            and all(task.done() for task in session.starting)
+            and all(has_begun(task) for task in session.starting)
+            and all(one.is_open for one in session.serving)
         )
 
     @property
@@ -529,23 +602,20 @@ class Bus:
                 await connection.open()
                 stack.push_async_callback(connection.close)
             session = Session(self, connection, stack)
-            # Unguessable is not needed, unique is: no two buses number from the same start.
-            self.id = secrets.token_urlsafe(9).replace("-", "_")
-            self._numbers = itertools.count(1)
             self._session = session
             stack.callback(self._forget_session)
-            self.registry = Registry(self)
-            self.streams = EventStreams(self)
+            session.streams = EventStreams(self)
+            session.registry = Registry(self)
             if self.lifespan is not None:
                 state = await stack.enter_async_context(self.lifespan())
                 session.scope = Scope(state, self.middleware)
             self._spawn(self.registry.run(), "registry")
             for handler in self.handlers:
-                self._start(handler, session.scope)
+                self._start(handler)
             try:
                 await self.ready()
             except BaseException:
-                await self._stop_handlers(0)
+                await self._stop_all(0)
                 raise
             session.stack = stack.pop_all()
         return self
@@ -562,7 +632,9 @@ class Bus:
         grace = self.grace if error is None else 0
         try:
             with anyio.move_on_after(grace + LAST_WORDS, shield=True):
-                await self._stop_handlers(grace)
+                await self._stop_all(grace)
+                for events in tuple(session.listening):
+                    await events.close()
                 await self.registry.leave()
         finally:
             await session.stack.aclose()
@@ -570,38 +642,56 @@ class Bus:
     def _forget_session(self) -> None:
         session, self._session = self._session, None
         if session is not None:
+            for events in session.listening:
+                events.stop()
             for task in session.tasks:
                 task.cancel()
 
     # -- handlers --------------------------------------------------------------------------
 
-    def _start(self, handler: EventHandler, scope: Scope) -> None:
+    def _start(self, handler: EventHandler) -> None:
         session = self._open_session
-        task = asyncio.get_running_loop().create_task(self._open_handler(handler, scope))
-        session.starting.append(task)
+        work = self.open_handler(handler, session.scope, session.working)
+        session.starting.append(asyncio.create_task(work))
 
-    async def _open_handler(self, handler: EventHandler, scope: Scope) -> None:
-        session = self._open_session
+    async def open_handler(
+        self, handler: EventHandler, scope: Scope, working: list[Working]
+    ) -> None:
+        """Begin to handle events; what has to be drained in the end is added to `working`.
+
+        Raises:
+            IpcError: That cannot be.
+        """
+        check_durable(handler, (one.handler for one in self._working))
         if handler.options.durable is None:
             live = LiveHandler(self, handler, scope)
-            session.working.append(live)
+            working.append(live)
             await live.open()
-            await session.connection.confirm()
         else:
             consumer = DurableConsumer(self, handler, scope)
-            session.working.append(consumer)
+            working.append(consumer)
             await consumer.open()
             self.registry.has_durable(handler.options.durable)
             self._spawn(consumer.run(), handler.options.durable)
         for kind in handler.kinds:
             self.registry.subscribes(kind)
 
-    async def _stop_handlers(self, grace: float) -> None:
+    @property
+    def _working(self) -> list[Working]:
+        """What handles events now, of the bus itself and of what it serves."""
+        session = self._open_session
+        return [*session.working, *(one for each in session.serving for one in each.working)]
+
+    async def _stop_all(self, grace: float) -> None:
+        """Stop everything that handles anything, and let it finish what it has begun."""
         session = self._open_session
         for task in session.starting:
             task.cancel()
         working, session.working = session.working, []
-        await asyncio.gather(*(one.drain(grace) for one in working))
+        await asyncio.gather(
+            *(one.drain(grace) for one in working),
+            *(self._end(one, grace) for one in tuple(session.serving)),
+        )
 
     def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
         """Run something for as long as the bus is open; that it failed is `serve`'s to say."""
@@ -656,6 +746,21 @@ class Bus:
         return self._open_session.jetstream
 
     @property
+    def streams(self) -> EventStreams:
+        """The streams that keep events, while open."""
+        return self._open_session.streams
+
+    @property
+    def registry(self) -> Registry:
+        """Who runs and which types they speak, while open."""
+        return self._open_session.registry
+
+    @property
+    def listening(self) -> WeakSet[Events[Any]]:
+        """The subscriptions that are to end with it, while open."""
+        return self._open_session.listening
+
+    @property
     def scope(self) -> Scope:
         """What its handlers share, while open."""
         return self._open_session.scope
@@ -675,24 +780,19 @@ class Bus:
         """The events that no attempt could handle, while open."""
         return EventDeadLetters(self)
 
-    def on_close(self, listener: Callable[[], None]) -> None:
-        """Call `listener` when the bus is closed."""
-        self._open_session.stack.callback(listener)
-
     # -- messages --------------------------------------------------------------------------
 
     def new_id(self) -> str:
         """Return an id that no other message has."""
-        return f"{self.id}-{next(self._numbers)}"
+        session = self._open_session
+        return f"{session.id}-{next(session.numbers)}"
 
     def _written(self, event: Event, id: str) -> tuple[MessageType, str, bytes]:
         """Return an event's type, its subject and its bytes."""
-        kind = type_of(type(event))
-        if kind.kind != "event":
-            raise TypeError(f"publish takes an event, and {kind.name} is a request")
+        kind = event_type(type(event))
         self.registry.publishes(kind)
         data = write(event, self._meta(kind, id), self._codec)
-        part = None if kind.key is None else part_of_key(kind.key_of(event))
+        part = NO_PART if kind.key is None else part_of_key(kind.key_of(event))
         return kind, self.subjects.event(kind.name, part), data
 
     def _meta(
@@ -710,12 +810,6 @@ class Bus:
             timeout=timeout,
             credit=credit,
         )
-
-    def _request_type(self, request: Request[Any]) -> MessageType:
-        kind = type_of(type(request))
-        if kind.kind != "request":
-            raise TypeError(f"{kind.name} is an event, which is published, not answered")
-        return kind
 
     def _time_for(self, kind: MessageType, timeout: float | None) -> float:
         """Return how long to wait for an answer."""
@@ -747,28 +841,35 @@ class Bus:
         """Have an event stored. The server knows its id, so repeating it is safe."""
         session = self._open_session
         deadline = time.monotonic() + self.timeout
-        headers = {"Nats-Msg-Id": id, **(_trace_headers() or {})}
-        anew = False
+        headers = {"Nats-Msg-Id": f"{kind.name}.{id}", **(_trace_headers() or {})}
+        anew, unconfirmed = False, None
         while True:
             left = max(deadline - time.monotonic(), 0.01)
             try:
                 await self.streams.ensure(kind.domain, anew=anew)
                 await session.jetstream.publish(subject, data, headers=headers, timeout=left)
                 return
-            except NoResponderError:
+            except NoResponderError as exc:
                 # The stream is gone: a server with streams in memory was restarted.
-                anew = True
-                if time.monotonic() + PAUSE > deadline:
-                    raise
-            except UnconfirmedError:
-                if time.monotonic() + PAUSE > deadline:
-                    raise
+                anew, error = True, unconfirmed or exc
+            except UnconfirmedError as exc:
+                error = unconfirmed = exc
+            except ServerUnavailableError as exc:
+                # It may have been stored before, by a try that was not acknowledged.
+                raise unconfirmed or exc from None
+            if time.monotonic() + PAUSE > deadline:
+                raise error
             await asyncio.sleep(PAUSE)
 
 
 def _trace_headers() -> dict[str, str] | None:
     """Return the headers that keep a trace together, if there is one."""
     origin = current_origin.get()
-    if origin is None or origin.traceparent is None:
-        return None
-    return {"traceparent": origin.traceparent}
+    trace = None if origin is None else origin.traceparent
+    # It may have come from anywhere, and a line break in it would begin another header.
+    return {"traceparent": trace} if trace and trace.isprintable() else None
+
+
+def has_begun(task: asyncio.Task[None]) -> bool:
+    """Return whether a handler's start is over, and went well."""
+    return task.done() and not task.cancelled() and task.exception() is None

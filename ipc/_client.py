@@ -77,8 +77,15 @@ class Client(NatsPyClient):
         """Hand every message on `subject` to `receive`, in the order they come.
 
         Raises:
+            BadSubjectError: `subject` or `queue` is none; the server would read it as another, or
+                close the connection for it.
             ConnectionClosedError: The client is closed.
         """
+        tokens = subject.split(".")
+        if not (all(tokens) and is_word(subject) and ">" not in tokens[:-1]):
+            raise BadSubjectError
+        if queue and not is_word(queue):
+            raise BadSubjectError
         if self.is_closed:
             raise ConnectionClosedError
         self._sid += 1
@@ -111,7 +118,7 @@ class Client(NatsPyClient):
             MaxPayloadError: It is too large; the server would close the connection for it.
             OutboundBufferLimitError: The connection is away and the buffer full.
         """
-        if " " in subject or not subject.isprintable() or not subject:
+        if not is_word(subject):
             raise BadSubjectError
         if not self.is_connected:
             if self.is_closed:
@@ -207,6 +214,11 @@ class Parser(NatsPyParser):
             at = stop + 2
         if at < end:
             self._rest += data[at:]
+
+
+def is_word(text: str) -> bool:
+    """Return whether a text can stand as one word in what is sent to the server."""
+    return bool(text) and " " not in text and text.isprintable()
 
 
 def parse_headers(block: bytes) -> dict[str, str]:

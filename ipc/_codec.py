@@ -65,7 +65,12 @@ def _join_json(first: bytes, second: bytes) -> bytes:
 def _join_msgpack(first: bytes, second: bytes) -> bytes:
     (size, start), (more, rest) = _map_header(first), _map_header(second)
     size += more
-    header = bytes((0x80 | size,)) if size < 16 else b"\xde" + size.to_bytes(2, "big")
+    if size < 16:
+        header = bytes((0x80 | size,))
+    elif size < 65_536:
+        header = b"\xde" + size.to_bytes(2, "big")
+    else:
+        header = b"\xdf" + size.to_bytes(4, "big")
     return header + first[start:] + second[rest:]
 
 

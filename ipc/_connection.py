@@ -17,7 +17,7 @@ import asyncio
 import contextlib
 import itertools
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +101,8 @@ class Subscription:
     ) -> None:
         self.subject = subject
         self.queue = queue
+        self.is_denied = False
+        """Whether the server does not allow it."""
         self._connection = connection
         self._receive = receive
         self._listener: Listener | None = None
@@ -113,23 +115,22 @@ class Subscription:
 
     async def drain(self) -> None:
         """End the interest, then handle what the server had already sent."""
-        with contextlib.suppress(NatsError, IpcError):
-            await self._end()
-            await self._connection.confirm()
-        self._forget()
+        await self._connection.drain([self])
 
     async def close(self) -> None:
         """End the interest; what still comes is dropped."""
-        self._forget()
-        with contextlib.suppress(NatsError):
-            await self._end()
+        self.drop()
+        await self.end()
 
-    async def _end(self) -> None:
+    async def end(self) -> None:
+        """Tell the server to send nothing more."""
         self._connection.forget(self)
         if self._client is not None and self._listener is not None:
-            await self._client.end(self._listener)
+            with contextlib.suppress(NatsError):
+                await self._client.end(self._listener)
 
-    def _forget(self) -> None:
+    def drop(self) -> None:
+        """Drop what still comes."""
         if self._client is not None and self._listener is not None:
             self._client.forget(self._listener)
 
@@ -154,7 +155,7 @@ class Connection:
         self._inbox = ""
         self._tokens = itertools.count(1)
         self._replies: dict[str, PendingReply] = {}
-        self._channels: dict[str, Callable[[Message], None]] = {}
+        self._channels: dict[str, tuple[Callable[[Message], None], str]] = {}
         self._sweeping = False
         self._last_error: Exception | None = None
         self._refused: asyncio.Future[str] | None = None
@@ -319,16 +320,30 @@ class Connection:
             raise NoResponderError(subject)
         return message
 
-    async def confirm(self) -> None:
+    async def confirm(self, subscriptions: Iterable[Subscription] = ()) -> None:
         """Return once the server has acted on what was sent, and what it sent has arrived.
 
         It answers in order; subscriptions are known to it, messages handed on.
 
         Raises:
+            PermissionDeniedError: It does not allow one of these subscriptions.
             ReplyTimeoutError: It did not answer in time.
         """
         with contextlib.suppress(NoResponderError, PermissionDeniedError):
             await self.request(FENCE, timeout=FENCE_TIMEOUT)
+        for subscription in subscriptions:
+            if subscription.is_denied:
+                raise PermissionDeniedError(subscription.subject, "subscribe")
+
+    async def drain(self, subscriptions: Sequence[Subscription]) -> None:
+        """End the interest of several, then handle what the server had already sent."""
+        for subscription in subscriptions:
+            await subscription.end()
+        if self.is_connected:
+            with contextlib.suppress(IpcError):
+                await self.confirm()
+        for subscription in subscriptions:
+            subscription.drop()
 
     async def request_many(
         self, subject: str, data: bytes = b"", *, timeout: float = 5.0
@@ -367,22 +382,29 @@ class Connection:
 
         Raises:
             ConnectionLostError: The connection is closed.
+            ValueError: `subject` or `queue` is none.
         """
         subscription = Subscription(self, subject, queue, receive)
         try:
             await subscription.attach(self._client)
+        except BadSubjectError as exc:
+            raise ValueError(f"nobody can subscribe to {subject!r} as {queue!r}") from exc
         except ConnectionClosedError as exc:
             raise ConnectionLostError(self.settings.shown_servers) from exc
         self._subscriptions.append(subscription)
         return subscription
 
-    def open_channel(self, receive: Callable[[Message], None]) -> Channel:
+    def open_channel(self, receive: Callable[[Message], None], *, asked: str = "") -> Channel:
         """Return a subject of this connection's own, whose messages go to `receive`.
 
         Costs the server nothing: every channel is part of the one inbox for replies.
+
+        Args:
+            asked: Where is asked for answers to it: if the server does not allow that, a message
+                with status "403" comes.
         """
         token = str(next(self._tokens))
-        self._channels[token] = receive
+        self._channels[token] = receive, asked
         return Channel(self._inbox + token, lambda: self._channels.pop(token, None))
 
     def new_inbox(self) -> str:
@@ -403,6 +425,7 @@ class Connection:
         options: dict[str, Any] = {
             "servers": list(settings.servers),
             "name": settings.name,
+            "inbox_prefix": settings.inbox.encode(),
             "allow_reconnect": True,
             "max_reconnect_attempts": -1,
             "reconnect_time_wait": RECONNECT_WAIT,
@@ -521,9 +544,10 @@ class Connection:
             if not pending.future.done():
                 pending.future.set_result(message)
             return
-        receive = self._channels.get(token)
-        if receive is not None:
-            receive(message)
+        # Who sends many messages may number them: behind a dash.
+        channel = self._channels.get(token.partition("-")[0])
+        if channel is not None:
+            channel[0](message)
 
     def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
         """Fail the requests whose time is up, and look again as long as there are any.
@@ -552,6 +576,12 @@ class Connection:
             # The client hands errors on in lower case.
             if what == "publish" and pending.subject.lower() == subject:
                 pending.fail(PermissionDeniedError(pending.subject, what))
+        for subscription in self._subscriptions:
+            if what == "subscription" and subscription.subject.lower() == subject:
+                subscription.is_denied = True
+        for receive, asked in tuple(self._channels.values()):
+            if what == "publish" and asked.lower() == subject:
+                receive(Message(asked, b"", headers={"Status": "403"}))
 
     def _unavailable(self, waited: float, cause: Exception | None = None) -> ServerUnavailableError:
         reason = cause or self._last_error

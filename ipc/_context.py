@@ -20,7 +20,15 @@ from ._middleware import Middleware
 if TYPE_CHECKING:
     from ._bus import Bus
 
-__all__ = ["Context", "Origin", "Scope", "current_context", "current_origin", "following"]
+__all__ = [
+    "Cause",
+    "Context",
+    "Origin",
+    "Scope",
+    "current_context",
+    "current_origin",
+    "following",
+]
 
 
 class Origin(Protocol):
@@ -45,6 +53,29 @@ class Origin(Protocol):
     def deadline(self) -> float | None:
         """Until when somebody waits, by the event loop's clock; what is sent has no longer."""
         ...
+
+
+class Cause:
+    """What messages follow from that is no message itself: a web request, a run of a script.
+
+    `with following(Cause(request_id)):` lets what is sent inside be found by that id.
+    """
+
+    def __init__(
+        self, id: str, *, correlation_id: str = "", traceparent: str | None = None
+    ) -> None:
+        """Name it.
+
+        Args:
+            id: Becomes the `causation_id` of what is sent,
+            correlation_id: and this, or else the id, the `correlation_id`.
+            traceparent: The trace that it belongs to (W3C Trace Context).
+        """
+        self.id = id
+        self.correlation_id = correlation_id or id
+        self.traceparent = traceparent
+        self.deadline: float | None = None
+        """Until when somebody waits, by the event loop's clock."""
 
 
 current_origin: ContextVar[Origin | None] = ContextVar("ipc_origin", default=None)

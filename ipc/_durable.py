@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Collection
 from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -28,17 +29,19 @@ from ._envelope import NOT_DECODABLE, UnknownTypeError, read_any
 from ._errors import (
     ConnectionLostError,
     IpcError,
+    JetStreamError,
     NoResponderError,
     ServerUnavailableError,
     UnconfirmedError,
 )
 from ._event_dead import DeadEvent, EventDeadLetters, describe
+from ._event_streams import PARTS_OF_DURABLE, consumer_config
 from ._handler import EventHandler
-from ._jetstream import NANOSECONDS
+from ._jetstream import NANOSECONDS, NOT_FOUND
 from ._limiter import LAST_WORDS, Limiter
 from ._pull import Pulled, PullEnded, PullInbox
 from ._retry import Retry
-from ._subjects import PARTS
+from ._subjects import NO_PART, PARTS, Subjects
 from ._tries import NO_TRIES, Tries, TryCounter
 
 if TYPE_CHECKING:
@@ -60,6 +63,10 @@ TICK = 0.5
 
 PAUSE, LAST_PAUSE = 0.1, 2.0
 
+# Seconds, times how often it was delivered, after which another process may take an event; a
+# deployment is over when all processes know all types.
+LEAVE_TO_OTHERS, LEAVE_AT_MOST = 0.5, 30.0
+
 
 class Acked(msgspec.Struct, frozen=True):
     """Handled, or of no interest."""
@@ -71,6 +78,12 @@ class TriedAgain(msgspec.Struct, frozen=True):
     delay: float
 
 
+class LeftToOthers(msgspec.Struct, frozen=True):
+    """Of a type that the durable takes, but not this process; delivered again after a delay."""
+
+    delay: float
+
+
 class Buried(msgspec.Struct, frozen=True):
     """Set aside as a dead letter."""
 
@@ -78,7 +91,7 @@ class Buried(msgspec.Struct, frozen=True):
     error: str = ""
 
 
-Verdict = Acked | TriedAgain | Buried
+Verdict = Acked | TriedAgain | LeftToOthers | Buried
 
 
 def verdict_for(error: Exception | None, attempt: int, retry: Retry) -> Verdict:
@@ -134,6 +147,11 @@ class Lane(msgspec.Struct, eq=False):
     gone: bool = False
 
 
+Name = tuple[str, str, int, int]
+"""Of an event that was delivered: stream, consumer, number, and when it was stored, as a stream
+in memory numbers from 1 again."""
+
+
 class DurableConsumer:
     """One durable of this process."""
 
@@ -141,18 +159,19 @@ class DurableConsumer:
         options = handler.options
         assert options.durable is not None
         self._bus = bus
-        self._handler = handler
+        self.handler = handler
         self._kinds = handler.by_name
         self._options = options
         self._scope = scope
-        self._name = options.durable
+        self.name = options.durable
         self._tries = TryCounter(bus, options.durable)
         self._dead_letters = EventDeadLetters(bus)
         self._lanes = lanes_of(bus, handler)
         self._by_consumer = {(lane.stream, lane.consumer): lane for lane in self._lanes}
         self._by_request: dict[int, Lane] = {}
-        self._held: dict[tuple[str, str, int, int], Held] = {}
-        """By consumer, and what the server and time have given it as a name."""
+        self._held: dict[Name, Held] = {}
+        self._strange: set[str] = set()
+        """Types that the durable takes and nothing here handles."""
         self._found: dict[str, Found] = {}
         self._looking = asyncio.Lock()
         self._calls = Limiter(options.concurrency, max_waiting=1_000_000)
@@ -179,13 +198,19 @@ class DurableConsumer:
         Raises:
             EventStreamMissingError: The events are not stored, and nothing may be created.
             DurableMissingError: It is not there, and nothing may be created.
+            DurableConflictError: It is there, and something else.
         """
-        for domain in dict.fromkeys(lane.domain for lane in self._lanes):
-            await self._bus.streams.ensure(domain)
+        streams, domains = self._bus.streams, dict.fromkeys(lane.domain for lane in self._lanes)
+        for domain in domains:
+            await streams.ensure(domain)
+            await streams.check_order(domain, self.name, ordered=self._options.ordered)
         for lane in self._lanes:
             await self._ensure(lane, self._options.start)
-        for domain in dict.fromkeys(lane.domain for lane in self._lanes):
-            await self._bus.streams.warn_of_idle(domain, self._name)
+        # What a failure needs is there before there is one.
+        await streams.ensure_bucket()
+        for domain in domains:
+            await streams.ensure_dead(domain)
+            await streams.warn_of_idle(domain, self.name)
         await self._inbox.open()
         connection = self._bus.connection
         self._forget = [
@@ -194,9 +219,7 @@ class DurableConsumer:
         ]
         for lane in self._lanes:
             await self._ask(lane)
-        log.info(
-            "durable started", durable=self._name, domains=sorted({x.domain for x in self._lanes})
-        )
+        log.info("durable started", durable=self.name, domains=sorted(domains))
 
     async def run(self) -> None:
         """Ask for events and keep their leases, until drained or cancelled."""
@@ -275,7 +298,7 @@ class DurableConsumer:
         """Ask again where the server has fallen silent: it has forgotten what was asked."""
         for lane in self._lanes:
             if lane.asked and now - lane.heard_at > 2 * HEARTBEAT:
-                log.warning("asking again, the server is silent", durable=self._name)
+                log.warning("asking again, the server is silent", durable=self.name)
                 for number in tuple(lane.asked):
                     self._forget_request(number)
 
@@ -318,19 +341,19 @@ class DurableConsumer:
                 # All that such a stream holds has come since the one before went.
                 start = "all"
             lane.created_ns = found.created_ns
-        await self._bus.streams.ensure_consumer(
-            lane.domain,
-            self._name,
+        wanted = consumer_config(
+            self.name,
             lane.consumer,
             lane.filters,
             start=start,
             lease=options.lease,
             one_at_a_time=options.ordered,
         )
+        await self._bus.streams.ensure_consumer(lane.domain, self.name, wanted)
 
     async def _bring_back(self, lane: Lane) -> None:
         """Declare a consumer again that is gone: removed, or in memory when its server ended."""
-        log.warning("durable is gone from the server", durable=self._name, domain=lane.domain)
+        log.warning("durable is gone from the server", durable=self.name, domain=lane.domain)
         # With it went what was asked of it, and not every request is told so.
         for number in tuple(lane.asked):
             self._forget_request(number)
@@ -343,8 +366,13 @@ class DurableConsumer:
                 lane.gone = False
                 return
             except (UnconfirmedError, ServerUnavailableError, NoResponderError):
-                await asyncio.sleep(pause)
-                pause = min(pause * 2, LAST_PAUSE)
+                pass
+            except JetStreamError as exc:
+                # The stream is gone again.
+                if exc.err_code not in NOT_FOUND:
+                    raise
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, LAST_PAUSE)
 
     # -- leases ----------------------------------------------------------------------------------
 
@@ -354,13 +382,19 @@ class DurableConsumer:
             # A third of the lease: two renewals in a row may be lost before it runs out.
             if now - held.renewed_at < self._options.lease / 3:
                 continue
+            if not held.started and self._is_overdue(held, now):
+                continue
             held.renewed_at = now
             try:
                 if self._bus.connection.is_connected and await self._is_there(held):
                     self._inbox.renew(held.pulled.reply)
             except IpcError as exc:
                 # It is delivered again, which a durable has to expect at any time.
-                log.debug("lease not renewed", durable=self._name, id=held.id, reason=str(exc))
+                log.debug("lease not renewed", durable=self.name, id=held.id, reason=str(exc))
+
+    def _is_overdue(self, held: Held, now: float) -> bool:
+        """Return whether somebody else may have an event by now: this process stood still."""
+        return now - held.renewed_at > self._options.lease
 
     async def _renew_until_cancelled(self) -> None:
         while True:
@@ -397,17 +431,13 @@ class DurableConsumer:
                 self._found[stream] = found
             return found
 
-    async def _ack(self, held: Held) -> None:
-        if await self._is_there(held):
-            self._inbox.ack(held.pulled.reply)
-
     def _give_back(self, held: Held) -> None:
         """Have an event delivered again now, not when its lease runs out."""
         if held.epoch == self._bus.connection.epoch:
             try:
                 self._inbox.nak(held.pulled.reply)
             except ConnectionLostError as exc:
-                log.debug("event not given back", durable=self._name, reason=str(exc))
+                log.debug("event not given back", durable=self.name, reason=str(exc))
 
     # -- the way of an event -----------------------------------------------------------------------
 
@@ -424,21 +454,26 @@ class DurableConsumer:
         epoch, held = self._bus.connection.epoch, self._held.get(name)
         if held is not None:
             # Its lease ran out, or the server crashed and forgot that it was handed over.
-            held.pulled, held.epoch = pulled, epoch
+            held.pulled, held.epoch, held.renewed_at = pulled, epoch, now
             self._wake.set()
             return
         lane.held += 1
         held = self._held[name] = Held(pulled, lane, epoch, now)
         self._calls.submit(partial(self._handle, name, held))
 
-    async def _handle(self, name: tuple[str, str, int, int], held: Held) -> None:
+    async def _handle(self, name: Name, held: Held) -> None:
         """Have an event handled, and tell the server what became of it."""
         try:
-            if not held.given_back:
+            if not held.given_back and not self._is_overdue(held, time.monotonic()):
                 held.started = True
-                await self._settle(held)
+                verdict = await self._settle(held)
+                if await self._is_there(held):
+                    # Before the answer: what is delivered because of it is to be handled.
+                    self._release(name, held)
+                    await self._tell(held, verdict)
         except asyncio.CancelledError:
             # Shutting down.
+            self._release(name, held)
             self._give_back(held)
             if held.pulled.num_delivered > 1:
                 with anyio.move_on_after(LAST_WORDS, shield=True):
@@ -446,16 +481,23 @@ class DurableConsumer:
             raise
         except IpcError as exc:
             # What was to be recorded could not be: it comes again when its lease runs out.
-            log.error("event not settled", durable=self._name, id=held.id, error=str(exc))
+            log.error("event not settled", durable=self.name, id=held.id, error=str(exc))
         finally:
-            del self._held[name]
+            self._release(name, held)
+
+    def _release(self, name: Name, held: Held) -> None:
+        """Make room for another event."""
+        if self._held.pop(name, None) is not None:
             held.lane.held -= 1
             self._finished += 1
             if held.lane.held * 2 <= self._target:
                 self._wake.set()
 
-    async def _settle(self, held: Held) -> None:
+    async def _settle(self, held: Held) -> Verdict:
+        """Have an event handled, and record what became of it; the server is told afterwards."""
         pulled, domain = held.pulled, held.lane.domain
+        if self._bus.subjects.event_name(pulled.subject) not in self._kinds:
+            return self._leave_to_others(pulled)
         tries = NO_TRIES
         if pulled.num_delivered > 1:
             tries = await self._tries.find(domain, held.id)
@@ -465,27 +507,44 @@ class DurableConsumer:
                     "(killed, out of memory, or stalled past the lease)"
                 )
                 await self._bury(held, Buried(reason), tries)
-                return
+                return Buried(reason)
             begun = Tries(tries.failed, tries.silent + 1)
             await self._tries.record(domain, held.id, begun)
         verdict = await self._attempt(held, tries.failed + 1)
+        failed = Tries(tries.failed + 1, tries.silent)
+        if isinstance(verdict, TriedAgain):
+            # Counted first: what is not counted would be tried for ever.
+            await self._tries.record(domain, held.id, failed, until=verdict.delay)
+        elif isinstance(verdict, Buried):
+            await self._bury(held, verdict, failed)
+        return verdict
+
+    async def _tell(self, held: Held, verdict: Verdict) -> None:
+        """Answer the server: done with, or once more."""
+        pulled = held.pulled
         match verdict:
-            case Acked():
-                await self._ack(held)
-            case TriedAgain(delay):
-                # Counted first: what is not counted would be tried for ever.
-                failed = Tries(tries.failed + 1, tries.silent)
-                await self._tries.record(domain, held.id, failed, until=delay)
-                if await self._is_there(held):
-                    self._inbox.nak(held.pulled.reply, delay=delay)
-            case Buried():
-                await self._bury(held, verdict, Tries(tries.failed + 1, tries.silent))
-        if pulled.num_delivered > 1 and not isinstance(verdict, TriedAgain):
-            await self._tries.forget(domain, held.id)
+            case Acked() | Buried():
+                self._inbox.ack(pulled.reply)
+                if pulled.num_delivered > 1:
+                    await self._tries.forget(held.lane.domain, held.id)
+            case TriedAgain(delay) | LeftToOthers(delay):
+                self._inbox.nak(pulled.reply, delay=delay)
+
+    def _leave_to_others(self, pulled: Pulled) -> LeftToOthers:
+        name = self._bus.subjects.event_name(pulled.subject)
+        if name not in self._strange:
+            self._strange.add(name)
+            log.warning(
+                "the durable takes events that nothing here handles; they are left to other "
+                "processes. If there are none any more: `ipc durables forget`",
+                durable=self.name,
+                type=name,
+            )
+        return LeftToOthers(min(LEAVE_TO_OTHERS * pulled.num_delivered, LEAVE_AT_MOST))
 
     async def _attempt(self, held: Held, attempt: int) -> Verdict:
         """Call the handler and return what the event deserves."""
-        pulled, called = held.pulled, self._handler.called
+        pulled, called = held.pulled, self.handler.called
         hint = self._bus.subjects.event_name(pulled.subject)
         try:
             event = read_any(self._kinds, hint, pulled.data)
@@ -500,13 +559,18 @@ class DurableConsumer:
         error: Exception | None = None
         try:
             await self._bus.invoke(called.call, event, context)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            error = RuntimeError("what the handler waited for was cancelled")
         except Exception as exc:
             error = exc
         verdict = verdict_for(error, attempt, self._options.retry)
         if isinstance(verdict, TriedAgain):
             log.info(
                 "event will be handled again",
-                durable=self._name,
+                durable=self.name,
                 type=hint,
                 attempt=attempt + 1,
                 delay=round(verdict.delay, 3),
@@ -519,7 +583,7 @@ class DurableConsumer:
         letter = DeadEvent(
             id=held.id,
             domain=held.lane.domain,
-            durable=self._name,
+            durable=self.name,
             type=self._bus.subjects.event_name(pulled.subject),
             subject=pulled.subject,
             reason=buried.reason,
@@ -530,10 +594,9 @@ class DurableConsumer:
         )
         # First it is stored, then it goes from the stream.
         await self._dead_letters.bury(letter)
-        await self._ack(held)
         log.warning(
             "event is dead",
-            durable=self._name,
+            durable=self.name,
             type=letter.type,
             id=letter.id,
             reason=letter.reason,
@@ -551,28 +614,25 @@ def lanes_of(bus: Bus, handler: EventHandler) -> list[Lane]:
     for domain, names in by_domain.items():
         stream = subjects.stream(domain)
         if not options.ordered:
-            filters = {
-                subject
-                for name in names
-                for subject in (
-                    *subjects.events(name),
-                    subjects.again(options.durable, name),
-                    subjects.again(options.durable, name) + ".*",
-                )
-            }
-            lanes.append(Lane(domain, stream, options.durable, frozenset(filters)))
+            filters = filters_for(subjects, options.durable, names, "*")
+            lanes.append(Lane(domain, stream, options.durable, filters))
             continue
         for part in range(PARTS):
-            parts = (part, None) if part == 0 else (part,)
-            filters = {
-                subject
-                for name in names
-                for one in parts
-                for subject in (
-                    subjects.event(name, one),
-                    subjects.again(options.durable, name, one),
-                )
-            }
-            consumer = f"{options.durable}-{part:02}"
-            lanes.append(Lane(domain, stream, consumer, frozenset(filters)))
+            filters = filters_for(subjects, options.durable, names, str(part))
+            if part == 0:
+                # Also what somebody has published without a part.
+                filters |= filters_for(subjects, options.durable, names, NO_PART)
+            consumer = PARTS_OF_DURABLE.format(durable=options.durable, part=part)
+            lanes.append(Lane(domain, stream, consumer, filters))
     return lanes
+
+
+def filters_for(
+    subjects: Subjects, durable: str, names: Collection[str], part: str
+) -> frozenset[str]:
+    """Return what a consumer takes of one part of the keys, or of all."""
+    return frozenset(
+        subject
+        for name in names
+        for subject in (subjects.event(name, part), subjects.again(durable, name, part))
+    )

@@ -9,9 +9,10 @@ class, at once; what it says of itself only if somebody asks.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any
+from typing import Annotated, Any, cast
 
 import msgspec
 
@@ -25,14 +26,17 @@ NOT_DECODABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueE
 user's own class raises when it is made."""
 
 
+Moment = Annotated[datetime, msgspec.Meta(tz=True)]
+
+
 class Meta(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """What a message says of itself."""
 
     type: str = msgspec.field(name="$type", default="")
     version: int = msgspec.field(name="$version", default=1)
     id: str = msgspec.field(name="$id", default="")
-    time: datetime | None = msgspec.field(name="$time", default=None)
-    """When it was sent, UTC, by the sender's clock."""
+    time: Moment | None = msgspec.field(name="$time", default=None)
+    """When it was sent, by the sender's clock."""
     source: str = msgspec.field(name="$source", default="")
     """The sender's name."""
     correlation: str = msgspec.field(name="$correlation", default="")
@@ -68,15 +72,37 @@ def write(message: msgspec.Struct, meta: Meta, codec: Codec) -> bytes:
     Raises:
         TypeError: A field has a type that cannot be encoded.
     """
-    return codec.join(codec.encode(message), codec.encode(meta))
+    try:
+        return codec.join(codec.encode(message), codec.encode(meta))
+    except (ValueError, OverflowError, RecursionError) as exc:
+        # Half a surrogate, a number of more than 64 bits, an object within itself.
+        raise TypeError(f"{type(message).__name__} cannot be encoded: {exc}") from exc
 
 
 def read_meta(data: bytes) -> Meta:
-    """Return what a message says of itself; nothing, if that cannot be read."""
+    """Return what a message says of itself; what cannot be read counts as not said."""
+    codec = codec_of(data)
     try:
-        return codec_of(data).decoder_for(Meta)(data)
+        return codec.decoder_for(Meta)(data)
+    except NOT_DECODABLE:
+        pass
+    try:
+        # Other clients may write `null` for what they do not say.
+        return _what_fits(codec.decoder_for(Any)(data))
     except NOT_DECODABLE:
         return Meta()
+
+
+def _what_fits(message: Any) -> Meta:
+    """Return what can be read of what a message says of itself."""
+    said: dict[str, Any] = {}
+    if isinstance(message, dict):
+        fields = cast(Fields, message)
+        for field in msgspec.structs.fields(Meta):
+            with contextlib.suppress(KeyError, msgspec.ValidationError):
+                value = fields[field.encode_name]
+                said[field.name] = msgspec.convert(value, field.type)
+    return Meta(**said)
 
 
 def read(kind: MessageType, data: bytes) -> Any:
@@ -87,13 +113,27 @@ def read(kind: MessageType, data: bytes) -> Any:
         NOT_DECODABLE: It is malformed.
     """
     codec = codec_of(data)
-    if not kind.upcasts:
+    if not kind.upcasts and not kind.python.__struct_config__.forbid_unknown_fields:
         try:
-            return codec.decoder_for(kind.python)(data)
+            return _decoded(kind, data, codec)
         except msgspec.ValidationError:
-            if _name(data, codec, kind.name) == kind.name:
+            if read_meta(data).type == kind.name:
                 raise
     return _read_slowly(kind, data, codec)
+
+
+def _decoded(kind: MessageType, data: bytes, codec: Codec) -> Any:
+    try:
+        return codec.decoder_for(kind.python)(data)
+    except NOT_DECODABLE:
+        raise
+    except Exception as exc:
+        # Raised by the class's own code, when an instance is made.
+        raise _refused(exc) from exc
+
+
+def _refused(error: Exception) -> msgspec.ValidationError:
+    return msgspec.ValidationError(f"{type(error).__name__}: {error}")
 
 
 def read_any(kinds: Mapping[str, MessageType], hint: str, data: bytes) -> Any:
@@ -113,16 +153,15 @@ def read_any(kinds: Mapping[str, MessageType], hint: str, data: bytes) -> Any:
             return read(kind, data)
         except UnknownTypeError:
             pass
-    codec = codec_of(data)
-    name = _name(data, codec, hint)
+    name = _name(data, hint)
     kind = kinds.get(name)
     if kind is None:
-        raise UnknownTypeError(name, _fields(data, codec))
+        raise UnknownTypeError(name, _fields(data, codec_of(data)))
     return read(kind, data)
 
 
-def _name(data: bytes, codec: Codec, otherwise: str) -> str:
-    return codec.decoder_for(Meta)(data).type or otherwise
+def _name(data: bytes, otherwise: str) -> str:
+    return read_meta(data).type or otherwise
 
 
 def _fields(data: bytes, codec: Codec) -> Fields:
@@ -132,13 +171,17 @@ def _fields(data: bytes, codec: Codec) -> Fields:
 
 
 def _read_slowly(kind: MessageType, data: bytes, codec: Codec) -> Any:
-    """Return a message that has an old name or an old version."""
-    meta = codec.decoder_for(Meta)(data)
+    """Return a message that has an old name or version, or fields that its class forbids."""
+    meta = read_meta(data)
     if meta.type not in ("", kind.name, *kind.aliases):
         raise UnknownTypeError(meta.type, {})
     fields = _fields(data, codec)
-    for version in range(meta.version, kind.version):
-        step = kind.upcasts.get(version)
-        if step is not None:
-            fields = step(fields)
-    return msgspec.convert(fields, kind.python)
+    try:
+        for version in sorted(kind.upcasts):
+            if version >= meta.version:
+                fields = kind.upcasts[version](fields)
+        # Through bytes once more, as keys of mappings, for one, are other values in Python.
+        data = codec.encode(fields)
+    except Exception as exc:
+        raise _refused(exc) from exc
+    return _decoded(kind, data, codec)

@@ -7,7 +7,8 @@ IpcError
 ├── BusNotOpenError           used outside `async with bus`
 ├── UnreadableError           a message that is not of the type it should be
 ├── EventStreamMissingError   no stream keeps a domain's events
-├── DurableMissingError       a durable is not there, and may not be created
+├── DurableMissingError       a durable is not there, or does not take a type
+├── DurableConflictError      a durable is there, and something else than is wanted
 ├── DeadEventMissingError     an event is not among the dead letters
 ├── StreamBrokenError         an answer of many items of which some were lost
 ├── ServiceError              what a service answers with; see `_service_error`
@@ -37,6 +38,7 @@ __all__ = [
     "BusNotOpenError",
     "ConnectionLostError",
     "DeadEventMissingError",
+    "DurableConflictError",
     "DurableMissingError",
     "EventStreamMissingError",
     "HandlerDefinitionError",
@@ -70,15 +72,18 @@ class IpcError(Exception):
 class InvalidNameError(IpcError, ValueError):
     """A name has characters that NATS subjects forbid."""
 
-    def __init__(self, kind: str, name: str) -> None:
-        super().__init__(kind, name)
+    def __init__(
+        self, kind: str, name: str, allowed: str = "letters, digits, '-', '_' and '='"
+    ) -> None:
+        super().__init__(kind, name, allowed)
         self.kind = kind
         self.name = name
+        self.allowed = allowed
 
     def __str__(self) -> str:
         return (
-            f"invalid {self.kind} {self.name!r}: use 1 to 100 of letters, digits, "
-            "'-', '_' and '='; dots, spaces, '*' and '>' have a meaning in NATS subjects"
+            f"invalid {self.kind} {self.name!r}: use 1 to 100 of {self.allowed}; "
+            "dots, spaces, '*' and '>' have a meaning in NATS subjects"
         )
 
 
@@ -140,22 +145,36 @@ class EventStreamMissingError(IpcError):
     def __str__(self) -> str:
         return (
             f"there is no stream {self.stream!r} for {', '.join(self.subjects)}, and "
-            "declare=False: create it, or let a bus that may declare run once"
+            "declare=False: `ipc apply`, or let a bus that may declare run once"
         )
 
 
 class DurableMissingError(IpcError):
-    """A durable is not there, and may not be created."""
+    """A durable is not there, or does not take a type."""
 
-    def __init__(self, durable: str, stream: str) -> None:
-        super().__init__(durable, stream)
+    def __init__(self, durable: str, stream: str, advice: str) -> None:
+        super().__init__(durable, stream, advice)
         self.durable = durable
         self.stream = stream
+        self.advice = advice
+
+    def __str__(self) -> str:
+        return f"stream {self.stream!r} has no consumer for durable {self.durable!r}; {self.advice}"
+
+
+class DurableConflictError(IpcError):
+    """A durable is on the server already, and something else than is wanted."""
+
+    def __init__(self, durable: str, stream: str, reason: str) -> None:
+        super().__init__(durable, stream, reason)
+        self.durable = durable
+        self.stream = stream
+        self.reason = reason
 
     def __str__(self) -> str:
         return (
-            f"stream {self.stream!r} has no consumer for durable {self.durable!r}, and "
-            "declare=False: let a bus that may declare run once"
+            f"durable {self.durable!r} is on stream {self.stream!r} already, and {self.reason}; "
+            f"take another name, or `ipc durables remove {self.durable}` and what waits in it"
         )
 
 

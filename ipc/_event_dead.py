@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from ._envelope import NOT_DECODABLE, read_meta
-from ._errors import DeadEventMissingError, MessageTooLargeError
+from ._errors import DeadEventMissingError, DurableMissingError, MessageTooLargeError
+from ._event_streams import Durables
 from ._jetstream import StoredMessage
 from ._trace import own_frames
 
@@ -66,19 +67,20 @@ class EventDeadLetters:
     """The dead letters of all durables."""
 
     def __init__(self, bus: Bus) -> None:
+        self._bus = bus
         self._streams = bus.streams
         self._jetstream = bus.jetstream
         self._subjects = bus.subjects
 
     async def bury(self, letter: DeadEvent) -> None:
         """Store a dead letter; the same one again replaces it."""
-        await self._streams.ensure_dead(letter.domain)
         subject = self._subjects.dead(letter.domain, letter.durable, letter.id)
+        wanted = self._streams.dead_stream(letter.domain)
         try:
-            await self._jetstream.publish(subject, letter.body, headers=letter.header())
+            await self._streams.store(wanted, subject, letter.body, letter.header())
         except MessageTooLargeError:
             # An event may fill a message by itself: its bytes are kept without a word.
-            await self._jetstream.publish(subject, letter.body)
+            await self._streams.store(wanted, subject, letter.body)
 
     async def list(self, durable: str | None = None) -> AsyncIterator[DeadEvent]:
         """Yield dead letters, oldest first in each domain.
@@ -107,16 +109,23 @@ class EventDeadLetters:
 
         Raises:
             DeadEventMissingError: There is no such dead letter.
+            DurableMissingError: The durable is gone, or does not take such events any more: the
+                dead letter stays.
         """
         letter = await self.find(durable, id)
         if letter is None:
             raise DeadEventMissingError(durable, id)
         name = letter.type or self._subjects.event_name(letter.subject)
+        durables = await Durables(self._bus).list(domain=letter.domain)
+        if not any(one.durable == durable and name in one.takes for one in durables):
+            # The server would drop at once what nobody takes.
+            advice = f"it does not take {name} any more, so the dead letter stays"
+            raise DurableMissingError(durable, self._subjects.stream(letter.domain), advice)
         part = self._subjects.part_of(letter.subject)
         again = self._subjects.again(durable, name, part)
         # First it is stored again, then it goes from here; the id makes twice once.
         await self._jetstream.publish(
-            again, letter.body, headers={"Nats-Msg-Id": f"{durable}.{id}"}
+            again, letter.body, headers={"Nats-Msg-Id": f"again.{durable}.{id}"}
         )
         await self._remove(letter.domain, durable, id)
 

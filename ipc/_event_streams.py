@@ -13,27 +13,45 @@ import structlog
 
 from ._domain import Domain, Start
 from ._errors import (
+    DurableConflictError,
     DurableMissingError,
     EventStreamMissingError,
     IpcError,
     JetStreamError,
+    NoResponderError,
 )
 from ._jetstream import (
     NANOSECONDS,
     ConsumerConfig,
     ConsumerInfo,
     StreamConfig,
+    StreamInfo,
     stream_differences,
 )
 
 if TYPE_CHECKING:
     from ._bus import Bus
 
-__all__ = ["DurableInfo", "Durables", "EventStreams"]
+__all__ = [
+    "PARTS_OF_DURABLE",
+    "DurableInfo",
+    "Durables",
+    "EventStreams",
+    "consumer_config",
+]
 
 log = structlog.stdlib.get_logger("ipc")
 
 NAME_IN_USE = 10058
+
+# A value that is removed is empty, and the server forgets it at once (NATS ADR-8, ADR-43).
+REMOVED = {"KV-Operation": "DEL", "Nats-TTL": "1s"}
+
+# Requests for events that may be open at a consumer: a few of each process.
+MAX_WAITING = 16_384
+
+PARTS_OF_DURABLE = "{durable}-{part:02}"
+"""The consumers of a durable that keeps the order."""
 
 # Names the durable that a consumer is part of.
 METADATA = "ipc-durable"
@@ -46,8 +64,8 @@ class EventStreams:
         self._bus = bus
         self._jetstream = bus.jetstream
         self._subjects = bus.subjects
-        self._known: dict[str, float] = {}
-        """Streams that were found or created, and when they were last looked at."""
+        self._known: dict[str, tuple[int, float]] = {}
+        """Streams that were found or created: on which connection, and when."""
         self._looking: dict[str, asyncio.Lock] = {}
         self._warned: set[str] = set()
 
@@ -83,12 +101,12 @@ class EventStreams:
     async def ensure_stream(self, wanted: StreamConfig, *, anew: bool = False) -> None:
         """Make sure that a stream is there; one that differs from what is wanted stays so."""
         name, asked_at = wanted.name, time.monotonic()
-        if name in self._known and not anew:
+        if self._is_known(name, 0 if not anew else asked_at):
             return
         async with self._looking.setdefault(name, asyncio.Lock()):
-            looked_at = self._known.get(name)
-            if looked_at is not None and (not anew or looked_at > asked_at):
+            if self._is_known(name, 0 if not anew else asked_at):
                 return
+            epoch = self._bus.connection.epoch
             found = await self._jetstream.find_stream(name)
             if found is None:
                 if not self._bus.declare:
@@ -106,7 +124,39 @@ class EventStreams:
                     stream=name,
                     differences=differences,
                 )
-            self._known[name] = time.monotonic()
+            self._known[name] = epoch, time.monotonic()
+
+    def _is_known(self, name: str, since: float) -> bool:
+        """Return whether a stream was looked at lately, and no server has restarted since."""
+        epoch, looked_at = self._known.get(name, (-1, 0.0))
+        return epoch == self._bus.connection.epoch and looked_at > since
+
+    # -- messages ----------------------------------------------------------------------------
+
+    async def store(
+        self,
+        wanted: StreamConfig,
+        subject: str,
+        data: bytes,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        """Store a message; the stream is created if it is missing, also if it was there before."""
+        await self.ensure_stream(wanted)
+        said = None if headers is None else dict(headers)
+        try:
+            await self._jetstream.publish(subject, data, headers=said)
+        except NoResponderError:
+            await self.ensure_stream(wanted, anew=True)
+            await self._jetstream.publish(subject, data, headers=said)
+
+    async def keep(self, key: str, data: bytes, headers: Mapping[str, str] | None = None) -> None:
+        """Store a value in the bucket."""
+        await self.store(self.bucket(), key, data, headers)
+
+    async def forget(self, key: str) -> None:
+        """Remove a value from the bucket, as the server does with those whose time is up."""
+        # Not by a purge of the stream: who may do that may remove everybody's.
+        await self._jetstream.publish(key, b"", headers=REMOVED)
 
     def event_stream(self, domain: str) -> StreamConfig:
         """Return what the stream of a domain must be."""
@@ -152,46 +202,48 @@ class EventStreams:
 
     # -- consumers -----------------------------------------------------------------------------
 
-    async def ensure_consumer(
-        self,
-        domain: str,
-        durable: str,
-        consumer: str,
-        filters: Collection[str],
-        *,
-        start: Start,
-        lease: float,
-        one_at_a_time: bool,
-    ) -> None:
-        """Make sure that a consumer is there and takes what it should.
+    async def ensure_consumer(self, domain: str, durable: str, wanted: ConsumerConfig) -> None:
+        """Make sure that a consumer is there and takes what it should, perhaps more.
 
-        One that is there keeps its place; what it takes is changed to `filters`.
+        One that is there keeps its place. What else it takes stays, as other processes may be
+        of another version: they would lose what is narrowed away.
 
         Raises:
+            DurableConflictError: It is another durable's.
             DurableMissingError: It is not there, and nothing may be created.
         """
         stream = self._subjects.stream(domain)
-        found = await self._jetstream.find_consumer(stream, consumer)
-        wanted = consumer_config(
-            durable, consumer, filters, start=start, lease=lease, one_at_a_time=one_at_a_time
-        )
+        found = await self._jetstream.find_consumer(stream, wanted.durable_name)
         if found is None:
             if not self._bus.declare:
-                raise DurableMissingError(durable, stream)
+                advice = "declare=False: `ipc apply`, or let a bus that may declare run once"
+                raise DurableMissingError(durable, stream, advice)
             await self._jetstream.create_consumer(stream, wanted)
             return
+        if (other := durable_of(found)) != durable:
+            raise DurableConflictError(durable, stream, f"{found.name!r} is part of {other!r}")
         has = filters_of(found.config)
-        if (has, found.config.get("ack_wait")) == (set(filters), wanted.ack_wait):
+        takes = has.union(wanted.filter_subjects)
+        if (has, found.config.get("ack_wait")) == (takes, wanted.ack_wait):
             return
         if not self._bus.declare:
             log.warning("durable differs from what is wanted", durable=durable, stream=stream)
             return
-        log.info("durable changed", durable=durable, stream=stream, takes=sorted(filters))
-        place = {
-            "deliver_policy": found.config.get("deliver_policy", "all"),
-            "opt_start_time": found.config.get("opt_start_time"),
-        }
-        await self._jetstream.create_consumer(stream, msgspec.structs.replace(wanted, **place))
+        log.info("durable changed", durable=durable, stream=stream, takes=sorted(takes))
+        await self._jetstream.create_consumer(stream, changed(found, takes, wanted.ack_wait))
+
+    async def check_order(self, domain: str, durable: str, *, ordered: bool) -> None:
+        """Check that a durable is not there as one that keeps the order, or does not, unlike now.
+
+        Raises:
+            DurableConflictError: It is: nobody would take what waits in it.
+        """
+        stream = self._subjects.stream(domain)
+        part = PARTS_OF_DURABLE.format(durable=durable, part=0)
+        found = await self._jetstream.find_consumer(stream, durable if ordered else part)
+        if found is not None and durable_of(found) == durable:
+            how = "keeps no order" if ordered else "keeps the order"
+            raise DurableConflictError(durable, stream, f"it {how}, and events may wait in it")
 
     async def warn_of_idle(self, domain: str, durable: str) -> None:
         """Say which other durables hold a stream back: nobody takes what waits for them."""
@@ -204,8 +256,10 @@ class EventStreams:
             # Good to know, and not needed: least privilege does not include it.
             log.debug("durables not listed", domain=domain, reason=str(exc))
             return
+        # Those of this bus are being opened just now.
+        own = {handler.options.durable for handler in self._bus.handlers}
         for other in durables:
-            if other.holds_back and other.durable != durable:
+            if other.holds_back and other.durable not in (durable, *own):
                 log.warning(
                     "a durable that nobody works on holds events back; if it is not needed "
                     "any more: `ipc durables remove`",
@@ -232,10 +286,25 @@ def consumer_config(
         ack_wait=int(lease * NANOSECONDS),
         # Unlimited: what waits to be tried again must not hold up the others.
         max_ack_pending=1 if one_at_a_time else -1,
-        max_waiting=16_384,
+        max_waiting=MAX_WAITING,
         deliver_policy="by_start_time" if since else "new" if start == "new" else "all",
         opt_start_time=since,
         metadata={METADATA: durable},
+    )
+
+
+def changed(found: ConsumerInfo, filters: Collection[str], ack_wait: int) -> ConsumerConfig:
+    """Return a consumer as it is, but for what it takes and its lease."""
+    config = found.config
+    return ConsumerConfig(
+        durable_name=found.name,
+        filter_subjects=tuple(sorted(filters)),
+        ack_wait=ack_wait,
+        max_ack_pending=config.get("max_ack_pending", -1),
+        max_waiting=config.get("max_waiting", MAX_WAITING),
+        deliver_policy=config.get("deliver_policy", "all"),
+        opt_start_time=config.get("opt_start_time"),
+        metadata={METADATA: durable_of(found)},
     )
 
 
@@ -262,10 +331,14 @@ class DurableInfo(msgspec.Struct, frozen=True, kw_only=True):
     last_active: datetime | None
     """When an event was last given to somebody or acked."""
 
+    has_history: bool = False
+    """Whether events are kept for a time, whoever has handled them."""
+
     @property
     def holds_back(self) -> bool:
-        """Whether events are kept for it that nobody asks for."""
-        return self.waiting == 0 and self.pending + self.unacknowledged > 0
+        """Whether events are kept for it alone, perhaps, that nobody asks for."""
+        waits = self.pending + self.unacknowledged > 0
+        return waits and self.waiting == 0 and not self.has_history
 
 
 class Durables:
@@ -278,11 +351,11 @@ class Durables:
     async def list(self, *, domain: str | None = None) -> list[DurableInfo]:
         """Return the durables of all domains, or of one."""
         found: list[DurableInfo] = []
-        for one, consumers in (await self._consumers(domain)).items():
+        for stream in await self._streams(domain):
             by_name: dict[str, list[ConsumerInfo]] = {}
-            for consumer in consumers:
+            for consumer in await self._jetstream.list_consumers(stream.config["name"]):
                 by_name.setdefault(durable_of(consumer), []).append(consumer)
-            found += [self._info(one, name, parts) for name, parts in sorted(by_name.items())]
+            found += [self._info(stream, *one) for one in sorted(by_name.items())]
         return found
 
     async def remove(self, durable: str) -> list[str]:
@@ -301,20 +374,45 @@ class Durables:
                         removed.append(domain)
         return removed
 
+    async def forget(self, durable: str, name: str) -> bool:
+        """Let a durable take no more events of a type; return whether it did.
+
+        A process that still handles them lets it take them again.
+        """
+        did = False
+        for domain, consumers in (await self._consumers(name.partition(".")[0])).items():
+            for consumer in consumers:
+                takes = filters_of(consumer.config)
+                rest = {one for one in takes if self._subjects.event_name(one) != name}
+                if durable_of(consumer) != durable or rest == takes:
+                    continue
+                stream, did = self._subjects.stream(domain), True
+                if rest:
+                    config = changed(consumer, rest, consumer.config["ack_wait"])
+                    await self._jetstream.create_consumer(stream, config)
+                else:
+                    await self._jetstream.delete_consumer(stream, consumer.name)
+        return did
+
     async def _consumers(self, domain: str | None) -> dict[str, list[ConsumerInfo]]:
         """Return the consumers of the event streams, by domain."""
-        prefix = self._subjects.stream("")
-        subject = self._subjects.event(f"{domain}.>" if domain else ">")
-        found: dict[str, list[ConsumerInfo]] = {}
-        for stream in await self._jetstream.list_streams(subject):
-            name = str(stream.config["name"])
-            if name.startswith(prefix):
-                found[name.removeprefix(prefix)] = await self._jetstream.list_consumers(name)
-        return found
+        return {
+            self._domain_of(stream): await self._jetstream.list_consumers(stream.config["name"])
+            for stream in await self._streams(domain)
+        }
 
-    def _info(self, domain: str, durable: str, parts: list[ConsumerInfo]) -> DurableInfo:
+    async def _streams(self, domain: str | None) -> list[StreamInfo]:
+        """Return the event streams of all domains, or of one."""
+        prefix = self._subjects.stream("")
+        subject = self._subjects.events(f"{domain}.>" if domain else ">")
+        found = await self._jetstream.list_streams(subject)
+        return [stream for stream in found if str(stream.config["name"]).startswith(prefix)]
+
+    def _domain_of(self, stream: StreamInfo) -> str:
+        return str(stream.config["name"]).removeprefix(self._subjects.stream(""))
+
+    def _info(self, stream: StreamInfo, durable: str, parts: list[ConsumerInfo]) -> DurableInfo:
         filters = {one for part in parts for one in filters_of(part.config)}
-        again = self._subjects.again(durable, "")
         active = [
             moment
             for part in parts
@@ -323,15 +421,14 @@ class Durables:
         ]
         return DurableInfo(
             durable=durable,
-            domain=domain,
-            takes=sorted(
-                {self._subjects.event_name(one) for one in filters if not one.startswith(again)}
-            ),
+            domain=self._domain_of(stream),
+            takes=sorted({self._subjects.event_name(one) for one in filters}),
             pending=sum(part.num_pending for part in parts),
             unacknowledged=sum(part.num_ack_pending for part in parts),
             redelivered=sum(part.num_redelivered for part in parts),
             waiting=sum(part.num_waiting for part in parts),
             last_active=max(active, default=None),
+            has_history=stream.config.get("retention") == "limits",
         )
 
 

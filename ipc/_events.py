@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import weakref
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypeVar
@@ -82,13 +83,14 @@ class Events(Generic[E_co]):
     """Events as they come: `async for event in bus.subscribe(UserCreated): …`
 
     The subscription begins with the first event that is waited for, or with
-    `async with bus.subscribe(…) as events`, and ends with that block, with `close`, or with the
-    bus. Events that are published while the connection is away are lost; durables lose none.
+    `async with bus.subscribe(…) as events`, and ends with that block, with `close`, with the
+    bus, or when nobody refers to it any more. Events that are published while the connection is
+    away are lost; durables lose none.
     """
 
-    def __init__(self, bus: Bus, subjects: Sequence[str], group: str, reader: Reader) -> None:
+    def __init__(self, bus: Bus, names: Sequence[str], group: str, reader: Reader) -> None:
         self._bus = bus
-        self._subjects = subjects
+        self._names = names
         self._group = group
         self._reader = reader
         self._waiting = deque[Message]()
@@ -116,20 +118,33 @@ class Events(Generic[E_co]):
         return self._reader.dropped
 
     async def open(self) -> None:
-        """Begin to listen; returns once the server knows."""
+        """Begin to listen; returns once the server knows.
+
+        Raises:
+            PermissionDeniedError: The server does not allow that.
+        """
         if self._subscriptions is None:
-            self._subscriptions = [
-                await self._bus.connection.subscribe(subject, self._receive, queue=self._group)
-                for subject in self._subjects
-            ]
-            await self._bus.connection.confirm()
-            self._bus.on_close(self.stop)
+            bus, connection, self._subscriptions = self._bus, self._bus.connection, []
+            self._scope = bus.scope
+            bus.listening.add(self)
+            loop = asyncio.get_running_loop()
+            weakref.finalize(self, end_all, loop, self._subscriptions).atexit = False
+            receive = weakref.WeakMethod(self._receive)
+            for name in self._names:
+                hand_over = partial(handed_over, receive, name)
+                self._subscriptions.append(
+                    await connection.subscribe(
+                        bus.subjects.events(name), hand_over, queue=self._group
+                    )
+                )
+            await connection.confirm(self._subscriptions)
 
     async def close(self) -> None:
         """Stop listening; who waits for an event learns that there is none any more."""
         self.stop()
-        for subscription in self._subscriptions or ():
-            await subscription.close()
+        if self._bus.is_open:
+            self._bus.listening.discard(self)
+        await close_all(self._subscriptions or ())
 
     def stop(self) -> None:
         """Let the loop over the events end once it has taken those that have come."""
@@ -152,7 +167,7 @@ class Events(Generic[E_co]):
                 message = self._waiting.popleft()
                 event = self._reader.read(message)
                 if event is not None:
-                    self._context = Context(self._bus, message, self._bus.scope)
+                    self._context = Context(self._bus, message, self._scope)
                     return event
             if self._closed:
                 raise StopAsyncIteration
@@ -173,12 +188,51 @@ class Events(Generic[E_co]):
         """Stop listening."""
         await self.close()
 
-    def _receive(self, message: Message) -> None:
+    def _receive(self, asked: str, message: Message) -> None:
+        if len(self._names) > 1 and not self._group:
+            # The server sends it once for each name that covers it; the first one's counts.
+            name = self._bus.subjects.event_name(message.subject)
+            if next((one for one in self._names if covers(one, name)), asked) != asked:
+                return
         if len(self._waiting) >= MAX_WAITING:
             self._reader.drop(message)
             return
         self._waiting.append(message)
         self._arrived.set()
+
+
+def handed_over(
+    receive: weakref.WeakMethod[Callable[[str, Message], None]], asked: str, message: Message
+) -> None:
+    """Hand a message to a subscription, if somebody still has it."""
+    method = receive()
+    if method is not None:
+        method(asked, message)
+
+
+def end_all(loop: asyncio.AbstractEventLoop, subscriptions: Sequence[Subscription]) -> None:
+    """End what a subscription has listened to that nobody refers to any more."""
+    if not loop.is_closed():
+        loop.call_soon_threadsafe(lambda: loop.create_task(close_all(subscriptions)))
+
+
+async def close_all(subscriptions: Sequence[Subscription]) -> None:
+    """Stop listening."""
+    for subscription in subscriptions:
+        await subscription.close()
+
+
+def covers(pattern: str, name: str) -> bool:
+    """Return whether a name, perhaps with wildcards, stands for a type's name."""
+    if pattern == name:
+        return True
+    wanted, parts = pattern.split("."), name.split(".")
+    if wanted[-1] == ">" and len(parts) >= len(wanted):
+        wanted.pop()
+        del parts[len(wanted) :]
+    return len(wanted) == len(parts) and all(
+        one in ("*", part) for one, part in zip(wanted, parts, strict=True)
+    )
 
 
 class LiveHandler:
@@ -188,7 +242,7 @@ class LiveHandler:
         options = handler.options
         self._bus = bus
         self._scope = scope
-        self._handler = handler
+        self.handler = handler
         self._reader = Reader(bus.subjects, handler.by_name, options.unknown)
         self._calls = Limiter(options.concurrency, max_waiting=MAX_WAITING)
         self._subscriptions: list[Subscription] = []
@@ -198,18 +252,22 @@ class LiveHandler:
         return len(self._calls)
 
     async def open(self) -> None:
-        """Begin to listen."""
-        group = self._handler.options.group
-        for name in self._handler.by_name:
-            for subject in self._bus.subjects.events(name):
-                self._subscriptions.append(
-                    await self._bus.connection.subscribe(subject, self._receive, queue=group)
-                )
+        """Begin to listen; returns once the server knows.
+
+        Raises:
+            PermissionDeniedError: The server does not allow that.
+        """
+        group = self.handler.options.group
+        for name in self.handler.by_name:
+            subject = self._bus.subjects.events(name)
+            self._subscriptions.append(
+                await self._bus.connection.subscribe(subject, self._receive, queue=group)
+            )
+        await self._bus.connection.confirm(self._subscriptions)
 
     async def drain(self, grace: float) -> None:
         """Stop listening, and let what was begun finish."""
-        for subscription in self._subscriptions:
-            await subscription.drain()
+        await self._bus.connection.drain(self._subscriptions)
         await self._calls.drain(grace)
 
     def _receive(self, message: Message) -> None:
@@ -217,12 +275,17 @@ class LiveHandler:
             self._reader.drop(message)
 
     async def _handle(self, message: Message) -> None:
-        called = self._handler.called
+        called = self.handler.called
         try:
             event = self._reader.read(message)
             if event is not None:
                 context = Context(self._bus, message, self._scope)
                 await self._bus.invoke(called.call, event, context)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            log.error("event handler was cancelled", handler=called.name, subject=message.subject)
         except Exception as exc:
             # Nobody sends it again: what must not be lost has a durable.
             log.error(

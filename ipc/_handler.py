@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from datetime import datetime
 from typing import (
     Any,
     Literal,
@@ -34,6 +35,7 @@ __all__ = [
     "RequestHandler",
     "event_handler",
     "request_handler",
+    "shown",
 ]
 
 
@@ -44,14 +46,16 @@ class Called(msgspec.Struct, frozen=True):
     """A function, and how it wants to be called."""
 
     function: Callable[..., Any]
-    context: str | None
-    """The parameter that takes the context."""
+    context: inspect.Parameter | None
+    """What takes the context."""
 
     def call(self, message: Any, context: Context) -> Any:
         """Call it; what it returns is to be awaited, or iterated over."""
         if self.context is None:
             return self.function(message)
-        return self.function(message, **{self.context: context})
+        if self.context.kind is inspect.Parameter.POSITIONAL_ONLY:
+            return self.function(message, context)
+        return self.function(message, **{self.context.name: context})
 
     @property
     def name(self) -> str:
@@ -142,7 +146,7 @@ def event_handler(
         HandlerDefinitionError: It is no coroutine function of one event, or the options
             are out of their range.
     """
-    called, _, _ = _inspect(function)
+    called, first, _ = _inspect(function)
     try:
         options = EventOptions(**given)
     except TypeError as exc:
@@ -152,12 +156,23 @@ def event_handler(
     kinds = tuple(type_of(one) for one in types)
     if not kinds or any(kind.kind != "event" for kind in kinds):
         raise HandlerDefinitionError(called.name, "`on` takes the event types that it handles")
+    for kind in kinds:
+        if not _takes(first, kind.python):
+            raise HandlerDefinitionError(
+                called.name, f"is to handle {kind.name}, but takes {shown(first)}"
+            )
     if options.durable is not None:
         check_name("durable", options.durable)
         if options.group:
             raise HandlerDefinitionError(called.name, "a durable is a group by itself")
     elif options.ordered or options.start != "new":
         raise HandlerDefinitionError(called.name, "ordered and start are for durables")
+    elif options.group:
+        check_name("group", options.group)
+    if options.unknown not in ("skip", "error"):
+        raise HandlerDefinitionError(called.name, "unknown is 'skip' or 'error'")
+    if options.start not in ("new", "all") and not isinstance(options.start, datetime):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise HandlerDefinitionError(called.name, "start is 'new', 'all' or a datetime")
     for kind in kinds:
         if options.ordered and kind.key is None:
             raise HandlerDefinitionError(
@@ -165,7 +180,8 @@ def event_handler(
                 f"ordered by what? Say so where {kind.name} is defined: "
                 f"class {kind.python.__name__}(Event, key=…)",
             )
-    if options.concurrency < 1 or options.lease < 1:
+    # Not the other way round: `nan` is neither.
+    if not (options.concurrency >= 1 and options.lease >= 1):
         raise HandlerDefinitionError(called.name, "concurrency and lease are at least 1")
     return EventHandler(called, kinds, options)
 
@@ -208,19 +224,30 @@ def request_handler(function: Callable[..., Any]) -> RequestHandler:
         if returns != kind.reply:
             raise HandlerDefinitionError(
                 called.name,
-                f"returns {_shown(returns)}, but {kind.name} is answered with "
-                f"{_shown(kind.reply)}" + (f": AsyncIterator[{_shown(kind.reply)}]" * streams),
+                f"returns {shown(returns)}, but {kind.name} is answered with "
+                f"{shown(kind.reply)}" + (f": AsyncIterator[{shown(kind.reply)}]" * streams),
             )
     return RequestHandler(called, kind, streams)
+
+
+def _takes(annotated: Any, python: type) -> bool:
+    """Return whether a parameter takes instances of a class, as far as its annotation says."""
+    options: tuple[Any, ...] = get_args(annotated) or (annotated,)
+    # `Any` is a class too, of Python 3.11 on.
+    classes = tuple(one for one in options if isinstance(one, type) and one is not Any)
+    return len(classes) < len(options) or issubclass(python, classes)
 
 
 def _inspect(function: Callable[..., Any]) -> tuple[Called, Any, Any]:
     """Return how to call a function, and the types of its first parameter and its result."""
     name = getattr(function, "__qualname__", repr(function))
-    parameters = list(inspect.signature(function).parameters.values())
+    try:
+        parameters = list(inspect.signature(function).parameters.values())
+    except (TypeError, ValueError) as exc:
+        raise HandlerDefinitionError(name, f"is no function to call: {exc}") from exc
     try:
         hints = get_type_hints(function)
-    except (NameError, TypeError) as exc:
+    except (NameError, TypeError, AttributeError, SyntaxError) as exc:
         raise HandlerDefinitionError(name, f"an annotation cannot be resolved: {exc}") from exc
     if not parameters or parameters[0].kind not in (
         inspect.Parameter.POSITIONAL_ONLY,
@@ -230,7 +257,7 @@ def _inspect(function: Callable[..., Any]) -> tuple[Called, Any, Any]:
     context = None
     for parameter in parameters[1:]:
         if hints.get(parameter.name) is Context:
-            context = parameter.name
+            context = parameter
         elif parameter.default is parameter.empty:
             raise HandlerDefinitionError(
                 name,
@@ -241,5 +268,6 @@ def _inspect(function: Callable[..., Any]) -> tuple[Called, Any, Any]:
     return called, hints.get(parameters[0].name), hints.get("return", Any)
 
 
-def _shown(python: Any) -> str:
-    return getattr(python, "__name__", None) or repr(python)
+def shown(python: Any) -> str:
+    """Return a type as it is written in code."""
+    return python.__name__ if isinstance(python, type) and not get_args(python) else repr(python)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 import anyio
@@ -44,16 +44,22 @@ class Limiter:
             return False
         return True
 
-    async def drain(self, grace: float) -> None:
-        """Return once all is done; what is not after `grace` seconds is cancelled."""
+    async def drain(self, grace: float) -> Sequence[Work]:
+        """Return once all is done; what runs after `grace` seconds is cancelled.
+
+        Returns:
+            What had not begun by then.
+        """
         with anyio.move_on_after(grace):
             await self._idle.wait()
+        left = tuple(self._waiting)
         self._waiting.clear()
         running = tuple(self._running)
         for task in running:
             task.cancel()
         if running:
             await asyncio.wait(running, timeout=LAST_WORDS)
+        return left
 
     def _start(self, work: Work) -> None:
         self._idle.clear()

@@ -9,10 +9,21 @@ Source: NATS ADR-32.
 from __future__ import annotations
 
 import re
+from typing import Any, TypeVar, cast
 
 import msgspec
 
-__all__ = ["VERBS", "EndpointInfo", "EndpointStats", "Ping", "ServiceInfo", "ServiceStats"]
+__all__ = [
+    "VERBS",
+    "EndpointInfo",
+    "EndpointStats",
+    "Ping",
+    "ServiceInfo",
+    "ServiceStats",
+    "read_answer",
+]
+
+T = TypeVar("T")
 
 QUEUE_GROUP = "q"
 """The group whose members share the requests: the same for all services (ADR-32)."""
@@ -68,10 +79,11 @@ class EndpointStats(msgspec.Struct, kw_only=True):
     queue_group: str = QUEUE_GROUP
     num_requests: int = 0
     num_errors: int = 0
-    last_error: str = ""
-    processing_time: int = 0
+    last_error: str | dict[str, Any] = ""
+    """Some other libraries write an object."""
+    processing_time: float = 0
     """Nanoseconds, of all requests."""
-    average_processing_time: int = 0
+    average_processing_time: float = 0
     """Nanoseconds."""
 
 
@@ -85,6 +97,24 @@ class ServiceStats(msgspec.Struct, frozen=True, kw_only=True):
     metadata: dict[str, str] | None = None
     started: str
     endpoints: list[EndpointStats] = []
+
+
+def read_answer(data: bytes, wanted: type[T]) -> T:
+    """Return what a service says of itself; `null`, as some libraries write it, is nothing.
+
+    Raises:
+        msgspec.DecodeError: It is malformed.
+    """
+    return msgspec.convert(_without_nulls(msgspec.json.decode(data)), wanted)
+
+
+def _without_nulls(value: Any) -> Any:
+    if isinstance(value, dict):
+        fields = cast("dict[str, Any]", value).items()
+        return {name: _without_nulls(one) for name, one in fields if one is not None}
+    if isinstance(value, list):
+        return [_without_nulls(one) for one in cast("list[Any]", value)]
+    return value
 
 
 def control_subjects(verb: str, name: str, id: str) -> tuple[str, str, str]:

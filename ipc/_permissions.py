@@ -1,7 +1,8 @@
 """What a program has to be allowed on the server, and nothing else.
 
 Replies go where the asker says: `allow_responses` lets a service publish there, and only
-there. It takes no part in its inbox's name being guessed, as that is random.
+there; and lets who asks for a stream give credit for more. The inbox is the program's own, so
+that nobody reads what is not for him.
 
 Source: NATS documentation, "Authorization" (permissions, allow_responses).
 """
@@ -12,6 +13,7 @@ from collections.abc import Iterator
 
 import msgspec
 
+from ._event_streams import PARTS_OF_DURABLE
 from ._micro import VERBS
 from ._subjects import PARTS, Subjects
 from ._surface import Surface
@@ -33,7 +35,7 @@ class Permissions(msgspec.Struct, frozen=True):
     publish: dict[str, str]
     subscribe: dict[str, str]
     responds: bool
-    """Whether it answers requests."""
+    """Whether it answers requests, or streams that it asks for."""
 
     def __str__(self) -> str:
         """Return the block for nats-server's configuration."""
@@ -59,7 +61,8 @@ def permissions(surface: Surface, subjects: Subjects | None = None) -> Permissio
     subjects = subjects or Subjects()
     publish = dict(publishing(surface, subjects))
     subscribe = dict(subscribing(surface, subjects))
-    return Permissions(surface.name, publish, subscribe, surface.is_service)
+    responds = bool(surface.answers or surface.asks)
+    return Permissions(surface.name, publish, subscribe, responds)
 
 
 def publishing(surface: Surface, subjects: Subjects) -> Iterator[Grant]:
@@ -67,9 +70,8 @@ def publishing(surface: Surface, subjects: Subjects) -> Iterator[Grant]:
     bucket = subjects.bucket_stream
     yield "$JS.API.INFO", "is the server there?"
     for kind in surface.publishes:
-        yield subjects.event(kind.name), "publishes"
-        if kind.key is not None:
-            yield subjects.events(kind.name)[1], "publishes, in parts"
+        whole = subjects.event(kind.name)
+        yield whole if kind.key is None else subjects.events(kind.name), "publishes"
         yield f"$JS.API.STREAM.INFO.{subjects.stream(kind.domain)}", "is its stream there?"
     for kind in surface.asks:
         yield subjects.request(kind.name), "asks"
@@ -80,7 +82,12 @@ def publishing(surface: Surface, subjects: Subjects) -> Iterator[Grant]:
         for domain in dict.fromkeys(name.partition(".")[0] for k in kinds for name in k.names):
             stream = subjects.stream(domain)
             yield f"$JS.API.STREAM.INFO.{stream}", "is its stream there?"
-            consumers = [f"{durable}-{part:02}" for part in range(PARTS)] if ordered else [durable]
+            other = durable if ordered else PARTS_OF_DURABLE.format(durable=durable, part=0)
+            yield f"$JS.API.CONSUMER.INFO.{stream}.{other}", f"is {durable} something else?"
+            consumers = [durable]
+            if ordered:
+                parts = range(PARTS)
+                consumers = [PARTS_OF_DURABLE.format(durable=durable, part=part) for part in parts]
             for consumer in consumers:
                 yield f"$JS.API.CONSUMER.INFO.{stream}.{consumer}", f"durable {durable}"
                 yield f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}", f"durable {durable}"
@@ -89,22 +96,19 @@ def publishing(surface: Surface, subjects: Subjects) -> Iterator[Grant]:
             yield subjects.dead(domain, durable, "*"), "dead letters"
             yield subjects.tries_key(domain, durable, "*"), "counts what fails"
         yield f"$JS.API.STREAM.MSG.GET.{bucket}", "counts what fails"
-        yield f"$JS.API.STREAM.PURGE.{bucket}", "counts what fails"
     yield f"$JS.API.STREAM.INFO.{bucket}", "registers"
     yield f"$JS.API.STREAM.MSG.GET.{bucket}", "registers its types"
     for kind in surface.types:
         yield subjects.type_key(kind.name), "registers its types"
     yield subjects.instance_key(surface.name, "*"), "says that it runs"
-    yield f"$JS.API.STREAM.PURGE.{bucket}", "says that it runs no more"
 
 
 def subscribing(surface: Surface, subjects: Subjects) -> Iterator[Grant]:
     """Yield what it subscribes to, and why."""
-    yield "_INBOX.>", "answers to it"
+    yield f"_INBOX.{surface.name}.>", "answers to it"
     for kind in surface.handles:
         for name in kind.names:
-            for subject in subjects.events(name):
-                yield subject, "handles"
+            yield subjects.events(name), "handles"
     if not surface.is_service:
         return
     for kind in surface.answers:

@@ -9,6 +9,7 @@ else works, only `Bus.gather` cannot know whom to wait for.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
 from datetime import UTC, datetime
@@ -18,6 +19,7 @@ import msgspec
 import structlog
 
 from ._codec import decoder, encode
+from ._envelope import NOT_DECODABLE
 from ._errors import IpcError
 from ._types import MessageType
 
@@ -46,7 +48,7 @@ class RunningService(msgspec.Struct, frozen=True, kw_only=True):
     version: str
     id: str
     handles: list[str] = []
-    """Names of the types of requests that it answers."""
+    """Names that the types of requests have, or had, that it answers."""
 
 
 class RunningBus(msgspec.Struct, kw_only=True):
@@ -94,10 +96,12 @@ class Registry:
         )
         self._types: dict[str, MessageType] = {}
         self._written: set[str] = set()
+        self._written_to = -1
         self._changed = asyncio.Event()
         self._there = False
         self._writing = asyncio.Lock()
         self._warned = False
+        self._has_left = False
 
     # -- what this bus does ------------------------------------------------------------------
 
@@ -125,15 +129,19 @@ class Registry:
                 name=service.name,
                 version=service.version,
                 id=serving.id,
-                handles=list(service.handlers),
+                handles=[
+                    name for handler in service.handlers.values() for name in handler.kind.names
+                ],
             )
         )
         self._changed.set()
 
-    def serves_no_more(self, serving: Serving) -> None:
+    async def serves_no_more(self, serving: Serving) -> None:
         """Take an instance of a service back."""
         self._own.services = [one for one in self._own.services if one.id != serving.id]
         self._changed.set()
+        if self._bus.connection.is_connected:
+            await self.write()
 
     def _note(self, kind: MessageType, names: list[str]) -> None:
         if kind.name not in names:
@@ -158,18 +166,22 @@ class Registry:
     async def write(self) -> None:
         """Write what this bus does; if that cannot be, say so once and go on."""
         async with self._writing:
+            if self._has_left:
+                return
             self._changed.clear()
             try:
-                await self._bus.streams.ensure_bucket()
-                self._there = True
+                if self._written_to != self._bus.connection.epoch:
+                    # A server with all in memory may have been restarted.
+                    self._written.clear()
+                    self._written_to = self._bus.connection.epoch
                 for name, kind in tuple(self._types.items()):
                     if name not in self._written:
                         await self._write_type(kind)
                         self._written.add(name)
                 key = self._subjects.instance_key(self._own.name, self._own.id)
                 headers = {"Nats-TTL": FORGET}
-                await self._jetstream.publish(key, encode(self._own), headers=headers)
-                self._warned = False
+                await self._bus.streams.keep(key, encode(self._own), headers)
+                self._there, self._warned = True, False
             except IpcError as exc:
                 self._there = False
                 if not self._warned:
@@ -178,10 +190,12 @@ class Registry:
 
     async def leave(self) -> None:
         """Take back that this bus runs."""
-        if self._there:
+        async with self._writing:
+            self._has_left = True
+        if self._there and self._bus.connection.is_connected:
             key = self._subjects.instance_key(self._own.name, self._own.id)
             try:
-                await self._jetstream.purge(self._subjects.bucket_stream, key)
+                await self._bus.streams.forget(key)
             except IpcError as exc:
                 # The server forgets it in half a minute.
                 log.debug("not unregistered", reason=str(exc))
@@ -189,19 +203,20 @@ class Registry:
     async def _write_type(self, kind: MessageType) -> None:
         key = self._subjects.type_key(kind.name)
         stored = await self._jetstream.find_last(self._subjects.bucket_stream, key)
-        if stored is not None and decode_type(stored.data).version > kind.version:
-            return
+        with contextlib.suppress(*NOT_DECODABLE):
+            if stored is not None and decode_type(stored.data).version > kind.version:
+                return
         record = TypeRecord(
             name=kind.name,
             kind=kind.kind,
             version=kind.version,
             aliases=kind.aliases,
-            schema=msgspec.json.schema(kind.python),
-            reply=msgspec.json.schema(kind.reply) if kind.kind == "request" else None,
+            schema=schema_of(kind.python),
+            reply=schema_of(kind.reply) if kind.kind == "request" else None,
         )
         data = encode(record)
         if stored is None or stored.data != data:
-            await self._jetstream.publish(key, data)
+            await self._bus.streams.keep(key, data)
 
     # -- what others have told --------------------------------------------------------------------
 
@@ -237,11 +252,22 @@ class Registry:
     async def _all(self, subject: str, decode: Any) -> list[Any]:
         found: list[Any] = []
         async for stored in self._jetstream.scan(self._subjects.bucket_stream, subject):
+            if not stored.data:
+                # Taken back.
+                continue
             try:
                 found.append(decode(stored.data))
-            except msgspec.DecodeError as exc:
+            except NOT_DECODABLE as exc:
                 log.warning("registry entry skipped", subject=stored.subject, error=str(exc))
         return found
+
+
+def schema_of(python: Any) -> dict[str, Any]:
+    """Return the JSON Schema of a type; nothing, if it has what cannot be said in one."""
+    try:
+        return msgspec.json.schema(python)
+    except TypeError:
+        return {}
 
 
 decode_instance = decoder(RunningBus)

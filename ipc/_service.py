@@ -20,7 +20,7 @@ from ._handler import (
 from ._micro import NAME, VERSION
 from ._middleware import Middleware
 from ._names import MAX_NAME_LENGTH
-from ._types import Event, MessageType, Request, type_of
+from ._types import Event, Request, event_types, request_types
 
 __all__ = ["Service"]
 
@@ -63,10 +63,11 @@ class Service:
 
         Raises:
             InvalidNameError: `name` has other characters.
+            TypeError: `publishes` or `requests` has a type of another kind.
             ValueError: `version` is no semantic version, or a number is out of its range.
         """
         if not NAME.fullmatch(name) or len(name) > MAX_NAME_LENGTH:
-            raise InvalidNameError("service", name)
+            raise InvalidNameError("service", name, "letters, digits, '-' and '_'")
         if not VERSION.fullmatch(version):
             raise ValueError(
                 f"service {name!r}: version is a semantic version such as 1.2.0, not {version!r}"
@@ -76,8 +77,8 @@ class Service:
         self.name = name
         self.version = version
         self.description = description
-        self.publishes: tuple[MessageType, ...] = tuple(type_of(one) for one in publishes)
-        self.requests: tuple[MessageType, ...] = tuple(type_of(one) for one in requests)
+        self.publishes = event_types(publishes)
+        self.requests = request_types(requests)
         self.lifespan = lifespan
         self.concurrency = concurrency
         self.max_waiting = max_waiting

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import time
 from collections.abc import Generator
 from contextlib import AsyncExitStack
@@ -16,9 +17,11 @@ import structlog
 from ._codec import JSON, codec_of
 from ._connection import Message, Subscription
 from ._context import Context, Scope
+from ._durable import DurableConsumer
 from ._envelope import NOT_DECODABLE, Meta, UnknownTypeError, read, read_meta
 from ._errors import ConnectionLostError, MessageTooLargeError
-from ._handler import RequestHandler
+from ._events import LiveHandler
+from ._handler import RequestHandler, shown
 from ._limiter import Limiter
 from ._micro import (
     QUEUE_GROUP,
@@ -32,11 +35,14 @@ from ._micro import (
 )
 from ._service import Service
 from ._service_error import (
+    MAX_TEXT,
     BadRequestError,
-    ReplyTooLargeError,
     ServiceBusyError,
     ServiceError,
+    ServiceStoppedError,
     error_message,
+    too_large,
+    words_of,
 )
 from ._stream import send_stream
 from ._trace import own_frames
@@ -51,8 +57,10 @@ log = structlog.stdlib.get_logger("ipc")
 INSTANCE_HEADER = "Ipc-Instance"
 """Which instance has answered, where all are asked."""
 
-# Seconds of silence after which a stream's caller is taken to give up, if it does not say.
+# Seconds of silence after which a stream's caller is taken to give up, if it does not say; and
+# the least that it may say: a sign of life costs more than nothing.
 DEFAULT_SILENCE = 5.0
+LEAST_SILENCE = 0.1
 
 # Seconds that a handler may run on after its caller has given up.
 SWEEP_INTERVAL = 0.05
@@ -65,11 +73,11 @@ class Endpoint:
         self.handler = handler
         kind = handler.kind
         self.info = EndpointInfo(
-            name=kind.python.__name__,
+            name=kind.name.rpartition(".")[2],
             subject=subject,
             metadata={
                 "type": kind.name,
-                "reply": getattr(kind.reply, "__name__", None) or str(kind.reply),
+                "reply": shown(kind.reply),
                 **({"streams": "true"} if handler.streams else {}),
             },
         )
@@ -82,7 +90,7 @@ class Endpoint:
         stats.processing_time += time.perf_counter_ns() - started_ns
         if error is not None:
             stats.num_errors += 1
-            stats.last_error = str(error) or type(error).__name__
+            stats.last_error = words_of(error)[:MAX_TEXT] or type(error).__name__
 
 
 class Serving:
@@ -99,19 +107,27 @@ class Serving:
         }
         self._requests = Limiter(service.concurrency, max_waiting=service.max_waiting)
         self._deadlines = Deadlines()
+        self.working: list[LiveHandler | DurableConsumer] = []
+        """What handles events."""
         self._subscriptions: list[Subscription] = []
         self._controls: list[Subscription] = []
         self._stack = AsyncExitStack()
         self.scope = Scope(None, service.middleware)
         """What its handlers share."""
+        self.is_open = False
+        """Whether it takes requests and events."""
+        self._has_stopped = False
         self._started_at = datetime.now(UTC)
 
     def __len__(self) -> int:
-        """Return how many requests it has been handed and not answered."""
-        return len(self._requests)
+        """Return how many requests and events it has been handed and not finished with."""
+        return len(self._requests) + sum(map(len, self.working))
 
     async def open(self) -> None:
-        """Enter the lifespan and begin to answer; returns once the server knows."""
+        """Enter the lifespan and begin to answer and to handle; returns once the server knows.
+
+        Whatever it raises: `drain` ends what has begun.
+        """
         service, connection = self.service, self._connection
         if service.lifespan is not None:
             state = await self._stack.enter_async_context(service.lifespan())
@@ -128,16 +144,23 @@ class Serving:
         for verb in VERBS:
             for subject in control_subjects(verb, service.name, self.id):
                 self._controls.append(await connection.subscribe(subject, self._on_control))
-        await connection.confirm()
+        await connection.confirm(self._subscriptions)
+        for handler in service.event_handlers:
+            await self._bus.open_handler(handler, self.scope, self.working)
+        self.is_open = True
         log.info("service started", service=service.name, version=service.version, id=self.id)
 
     async def drain(self, grace: float) -> None:
-        """Take no more requests, answer those that have come, leave the lifespan."""
-        for subscription in self._subscriptions:
-            await subscription.drain()
-        await self._requests.drain(grace)
-        for subscription in self._controls:
-            await subscription.close()
+        """Take no more requests and events, finish what has come, leave the lifespan."""
+        self.is_open = False
+        await self._connection.drain(self._subscriptions)
+        events = asyncio.gather(*(one.drain(grace) for one in self.working))
+        left = await self._requests.drain(grace)
+        self._has_stopped = True
+        for refused in left:
+            await refused()
+        await events
+        await self._connection.drain(self._controls)
         await self._stack.aclose()
         log.info("service stopped", service=self.service.name, id=self.id)
 
@@ -160,28 +183,41 @@ class Serving:
         except DeadlineError as exc:
             # Nobody waits for an answer any more.
             error = exc
-        except asyncio.CancelledError:
-            # The service stops, or the caller of a stream does. Who waits need not do so until
-            # its time is up.
-            error = ServiceBusyError("the service has stopped")
+        except asyncio.CancelledError as exc:
+            task = asyncio.current_task()
+            if task is not None and not task.cancelling():
+                error = RuntimeError("what the handler waited for was cancelled")
+                error.__cause__ = exc
+                self._fail(endpoint.handler, message, headers, error)
+                return
+            # Who waits need not do so until its time is up.
+            error = ServiceStoppedError("the service has stopped")
             self._send_error(message, headers, error)
             raise
         except Exception as exc:
             error = exc
-            if not isinstance(exc, ServiceError):
-                log.error(
-                    "request handler failed",
-                    handler=endpoint.handler.called.name,
-                    type=endpoint.handler.kind.name,
-                    exc_info=(type(exc), exc, own_frames(exc)),
-                )
-            self._send_error(message, headers, exc)
+            self._fail(endpoint.handler, message, headers, exc)
         finally:
             endpoint.count(started_ns, error)
+
+    def _fail(
+        self, handler: RequestHandler, message: Message, headers: dict[str, str], error: Exception
+    ) -> None:
+        """Tell the caller of an error, and the log, if nobody has declared it."""
+        if not isinstance(error, ServiceError):
+            log.error(
+                "request handler failed",
+                handler=handler.called.name,
+                type=handler.kind.name,
+                exc_info=(type(error), error, own_frames(error)),
+            )
+        self._send_error(message, headers, error)
 
     async def _handle(
         self, handler: RequestHandler, message: Message, headers: dict[str, str], arrived: float
     ) -> None:
+        if self._has_stopped:
+            raise ServiceBusyError("the service has stopped")
         meta = read_meta(message.data)
         if (meta.credit > 0) != handler.streams:
             asked = "bus.stream" if handler.streams else "bus.request"
@@ -194,30 +230,37 @@ class Serving:
             raise BadRequestError(f"not a {handler.kind.name}: {exc}") from exc
         context = Context(self._bus, message, self.scope)
         if handler.streams:
-            await self._stream(handler, request, message, meta, context)
+            silence = max(time_in(meta) or DEFAULT_SILENCE, LEAST_SILENCE)
+            if arrived + silence < asyncio.get_running_loop().time():
+                # It waited for its turn for longer than its caller waits for a sign of life.
+                raise DeadlineError
+            await self._stream(handler, request, message, context, meta.credit, silence)
             return
-        if meta.timeout is None:
+        timeout = time_in(meta)
+        if timeout is None:
             result = await self._bus.invoke(handler.called.call, request, context)
         else:
-            context.deadline = arrived + meta.timeout
+            context.deadline = arrived + timeout
             with self._deadlines.watch(context.deadline):
                 result = await self._bus.invoke(handler.called.call, request, context)
+            # What the handler has begun and left running may take its own time.
+            context.deadline = None
         data = codec_of(message.data).encode(result)
+        if not message.reply:
+            return
         try:
             await self._connection.publish(message.reply, data, headers=headers or None)
         except MessageTooLargeError as exc:
-            raise ReplyTooLargeError(
-                f"the answer has {exc.size_bytes} bytes, more than the server's limit of "
-                f"{exc.limit_bytes}; answer with a stream, or less at a time"
-            ) from exc
+            raise too_large(data, exc.limit_bytes) from exc
 
     async def _stream(
         self,
         handler: RequestHandler,
         request: Any,
         message: Message,
-        meta: Meta,
         context: Context,
+        credit: int,
+        silence: float,
     ) -> None:
         async def send(request: Any, context: Context) -> None:
             await send_stream(
@@ -225,14 +268,16 @@ class Serving:
                 message,
                 handler.called.call(request, context),
                 codec_of(message.data),
-                credit=meta.credit,
-                silence=meta.timeout or DEFAULT_SILENCE,
+                credit=credit,
+                silence=silence,
             )
 
         await self._bus.invoke(send, request, context)
 
     def _send_error(self, message: Message, headers: dict[str, str], error: Exception) -> None:
         said, body = error_message(error, codec_of(message.data))
+        if not message.reply:
+            return
         try:
             self._connection.send(message.reply, body, headers={**said, **headers})
         except (ConnectionLostError, MessageTooLargeError) as exc:
@@ -279,6 +324,12 @@ class Serving:
             started=self._started_at.isoformat().replace("+00:00", "Z"),
             endpoints=[endpoint.stats for endpoint in self._endpoints.values()],
         )
+
+
+def time_in(meta: Meta) -> float | None:
+    """Return how long the sender of a request waits, if it says so and it makes sense."""
+    seconds = meta.timeout
+    return seconds if seconds is not None and 0 < seconds < math.inf else None
 
 
 class DeadlineError(Exception):

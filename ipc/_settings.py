@@ -24,6 +24,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     tls: ssl.SSLContext | None = None
     name: str = "ipc"
     """Shown by the server's monitoring beside the connection."""
+    inbox: str = "_INBOX"
+    """What the subjects begin with on which answers come: `_INBOX`, or one of its own, which
+    permissions can tell from others' (NATS documentation, "inbox prefix")."""
     connect_timeout: float = 10.0
     """Seconds that opening may take, over all servers and tries."""
 
@@ -35,6 +38,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         credentials: str | Path | None = None,
         tls: ssl.SSLContext | None = None,
         name: str = "ipc",
+        inbox: str = "_INBOX",
         connect_timeout: float = 10.0,
     ) -> Settings:
         """Return settings from arguments, else `NATS_URL` and `NATS_CREDS`, else localhost.
@@ -50,6 +54,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             credentials=Path(creds) if creds else None,
             tls=tls,
             name=name,
+            inbox=inbox,
             connect_timeout=connect_timeout,
         )
 

@@ -4,8 +4,9 @@ The request says how many items may be on their way unasked (`$credit`), and for
 seconds there may be silence (`$timeout`). Every message of the answer has as its reply subject
 where the asking side gives more credit (`{"credit": 50}`) or ends it (`{"cancel": true}`). A
 header tells what is no item: `Ipc-Stream: open` comes first, `end <number of items>` last,
-`alive` where there would be silence. An error ends an answer as it ends any other. The number at
-the end shows whether something was lost; a lost connection breaks an answer off.
+`alive` where there would be silence. An error ends an answer as it ends any other. An item's reply
+subject ends with `-` and how many came before it, so that what is lost is missed at once; a lost
+connection breaks an answer off.
 
 Who asks and is gone is noticed by the server's word that nobody listens (NATS ADR-22), as
 every message has a reply subject.
@@ -25,11 +26,13 @@ from ._codec import Codec, decoder, encode
 from ._connection import Connection, Message
 from ._errors import (
     ConnectionLostError,
+    MessageTooLargeError,
     NoResponderError,
+    PermissionDeniedError,
     ReplyTimeoutError,
     StreamBrokenError,
 )
-from ._service_error import error_in
+from ._service_error import error_in, too_large
 
 __all__ = ["CREDIT", "read_stream", "send_stream"]
 
@@ -69,12 +72,21 @@ async def send_stream(
         credit: How many items may be sent unasked.
         silence: Seconds after which the asking side would take this one for dead.
 
+    Returns early if the asking side has ended it, or is gone.
+
     Raises:
-        asyncio.CancelledError: The asking side has ended it, or is gone.
+        ReplyTooLargeError: An item is over the server's limit.
     """
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    assert task is not None
     given = asyncio.Event()
-    quiet = True
+    quiet, left = True, False
+
+    def leave() -> None:
+        nonlocal left
+        if not left:
+            left = True
+            task.cancel()
 
     def receive(message: Message) -> None:
         nonlocal credit
@@ -86,8 +98,8 @@ async def send_stream(
                 control = Control()
         credit += control.credit
         given.set()
-        if control.cancel and task is not None:
-            task.cancel()
+        if control.cancel:
+            leave()
 
     def beat() -> None:
         nonlocal quiet, timer
@@ -97,6 +109,8 @@ async def send_stream(
         timer = loop.call_later(silence / 3, beat)
 
     channel = connection.open_channel(receive)
+    # Something may be lost then, which the asking side takes for the end.
+    forget = connection.on_lost(leave)
     timer = loop.call_later(silence / 3, beat)
     sent = 0
     try:
@@ -105,13 +119,22 @@ async def send_stream(
             while credit < 1:
                 given.clear()
                 await given.wait()
-            await connection.publish(request.reply, codec.encode(item), reply=channel.subject)
+            data = codec.encode(item)
+            try:
+                numbered = f"{channel.subject}-{sent}"
+                await connection.publish(request.reply, data, reply=numbered)
+            except MessageTooLargeError as exc:
+                raise too_large(data, exc.limit_bytes) from exc
             credit -= 1
             sent += 1
             quiet = False
         connection.send(request.reply, b"", headers={STREAM_HEADER: f"end {sent}"})
+    except asyncio.CancelledError:
+        if not left or task.uncancel() > 0:
+            raise
     finally:
         timer.cancel()
+        forget()
         channel.close()
         if isinstance(items, AsyncGenerator):
             await items.aclose()
@@ -134,7 +157,7 @@ class Replies:
         self._ended = False
         self._closed = False
         self._forget = connection.on_lost(self._on_lost)
-        self._channel = connection.open_channel(self._receive)
+        self._channel = connection.open_channel(self._receive, asked=subject)
 
     async def ask(self, data: bytes, headers: Mapping[str, str] | None) -> None:
         """Send the request."""
@@ -148,6 +171,7 @@ class Replies:
         Raises:
             ConnectionLostError: The connection went away; so did some messages, perhaps.
             NoResponderError: No service answers such requests.
+            PermissionDeniedError: The server does not let us ask.
             ReplyTimeoutError: There was silence for too long.
         """
         while not self._waiting:
@@ -162,11 +186,15 @@ class Replies:
         message = self._waiting.popleft()
         if message.status == "503":
             raise NoResponderError(self._subject)
+        if message.status == "403":
+            raise PermissionDeniedError(self._subject, "publish")
         self._control = message.reply or self._control
         return message
 
     def grant(self, credit: int) -> None:
-        """Let so many more items be sent."""
+        """Let so many more items be sent, if the service listens for that."""
+        if not self._control:
+            return
         self._connection.send(self._control, encode(Control(credit=credit)))
 
     def ended(self) -> None:
@@ -176,7 +204,7 @@ class Replies:
     def close(self) -> None:
         """Tell the service to stop, if it has not."""
         self._forget()
-        if self._ended or self._lost:
+        if self._ended:
             self._channel.close()
             return
         self._closed = True
@@ -195,6 +223,9 @@ class Replies:
     def _receive(self, message: Message) -> None:
         if self._closed and message.reply:
             self._cancel(message.reply)
+        if self._lost:
+            # What came between is lost, so this is not the next.
+            return
         self._waiting.append(message)
         self._arrived.set()
 
@@ -237,6 +268,9 @@ async def read_stream(
                 return
             if state:
                 continue
+            _, dash, number = message.reply.rpartition(".")[2].partition("-")
+            if dash and number != str(count):
+                raise StreamBrokenError(subject, count, number)
             yield decode(message)
             count += 1
             taken += 1

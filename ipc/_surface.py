@@ -64,8 +64,10 @@ def surface_of_service(service: Service) -> Surface:
 
 
 def surface_of_bus(bus: Bus) -> Surface:
-    """Return what a bus has to do with others: the events that it handles."""
-    return Surface(name=bus.name, **_events(bus.handlers))
+    """Return what a bus has to do with others."""
+    return Surface(
+        name=bus.name, publishes=bus.publishes, asks=bus.requests, **_events(bus.handlers)
+    )
 
 
 def surface_of_module(name: str, members: Mapping[str, Any]) -> Surface:

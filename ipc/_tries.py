@@ -45,12 +45,12 @@ class TryCounter:
 
     async def find(self, domain: str, id: str) -> Tries:
         """Return what is known of an event."""
-        await self._streams.ensure_bucket()
         key = self._subjects.tries_key(domain, self._durable, id)
         stored = await self._jetstream.find_last(self._subjects.bucket_stream, key)
         try:
             return NO_TRIES if stored is None else decode(stored.data)
         except msgspec.DecodeError:
+            # Forgotten, so empty; or somebody else's nonsense.
             return NO_TRIES
 
     async def record(self, domain: str, id: str, tries: Tries, *, until: float = 0) -> None:
@@ -59,11 +59,10 @@ class TryCounter:
         Args:
             until: Seconds until it comes again.
         """
-        await self._streams.ensure_bucket()
         key = self._subjects.tries_key(domain, self._durable, id)
         data = msgspec.json.encode(tries)
         headers = {"Nats-TTL": f"{REMEMBER + ceil(until)}s"}
-        await self._jetstream.publish(key, data, headers=headers)
+        await self._streams.keep(key, data, headers)
 
     async def taken_back(self, domain: str, id: str) -> None:
         """Set the start of an event back that was ended in order, and not by its handler."""
@@ -74,4 +73,4 @@ class TryCounter:
     async def forget(self, domain: str, id: str) -> None:
         """Forget an event."""
         key = self._subjects.tries_key(domain, self._durable, id)
-        await self._jetstream.purge(self._subjects.bucket_stream, key)
+        await self._streams.forget(key)

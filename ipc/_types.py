@@ -18,7 +18,16 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
 from operator import attrgetter
 from pathlib import Path
-from typing import Any, Generic, Literal, TypeVar, cast, get_args, get_origin
+from typing import (
+    Any,
+    Generic,
+    Literal,
+    TypeVar,
+    cast,
+    dataclass_transform,
+    get_args,
+    get_origin,
+)
 
 import msgspec
 
@@ -29,9 +38,13 @@ __all__ = [
     "Fields",
     "MessageType",
     "Request",
+    "event_type",
+    "event_types",
     "find_type",
     "module_name",
     "registered_types",
+    "request_type",
+    "request_types",
     "type_of",
 ]
 
@@ -122,6 +135,40 @@ def type_of(python: type[msgspec.Struct]) -> MessageType:
         raise TypeError(f"{python!r} is not a subclass of ipc.Event or ipc.Request") from None
 
 
+def event_type(python: type[Any]) -> MessageType:
+    """Return what is known of an event's class.
+
+    Raises:
+        TypeError: It is none.
+    """
+    kind = type_of(python)
+    if kind.kind != "event":
+        raise TypeError(f"{kind.name} is a request, which is asked, not published")
+    return kind
+
+
+def request_type(python: type[Any]) -> MessageType:
+    """Return what is known of a request's class.
+
+    Raises:
+        TypeError: It is none.
+    """
+    kind = type_of(python)
+    if kind.kind != "request":
+        raise TypeError(f"{kind.name} is an event, which is published, not answered")
+    return kind
+
+
+def event_types(classes: Iterable[type[Any]]) -> tuple[MessageType, ...]:
+    """Return what is known of events' classes; see `event_type`."""
+    return tuple(map(event_type, classes))
+
+
+def request_types(classes: Iterable[type[Any]]) -> tuple[MessageType, ...]:
+    """Return what is known of requests' classes; see `request_type`."""
+    return tuple(map(request_type, classes))
+
+
 def registered_types() -> Iterator[MessageType]:
     """Return every type that is defined in this process."""
     return iter(tuple(_by_class.values()))
@@ -142,6 +189,7 @@ def module_name(name: str) -> str:
     return Path(file).stem if file else "__main__"
 
 
+@dataclass_transform(frozen_default=True, field_specifiers=(msgspec.field,))
 class MessageMeta(msgspec.StructMeta):
     """Makes tagged structs and registers them."""
 
@@ -258,7 +306,8 @@ def register(kind: MessageType) -> None:
 
 
 def _place(python: type) -> tuple[str, str]:
-    return python.__module__, python.__qualname__
+    # A script that others import too is the same module under two names.
+    return module_name(python.__module__), python.__qualname__
 
 
 def _add_upcast(kind: MessageType, version: int) -> Callable[[Upcast], Upcast]:
@@ -278,13 +327,30 @@ def _add_upcast(kind: MessageType, version: int) -> Callable[[Upcast], Upcast]:
 
 def _reply_of(python: type[msgspec.Struct]) -> Any:
     """Return what stands in `Request[…]` among a class's bases."""
-    for base in python.__mro__:
-        for generic in base.__dict__.get("__orig_bases__", ()):
-            origin = get_origin(generic)
-            if origin is not None and issubclass(origin, Request):
-                (reply,) = get_args(generic)
-                if not isinstance(reply, TypeVar):
-                    return reply
-    raise TypeDefinitionError(
-        type_of(python).name, "a request says what it is answered with: Request[User]"
-    )
+    reply = _told_reply(python)
+    if reply is None or isinstance(reply, TypeVar) or getattr(reply, "__parameters__", ()):
+        raise TypeDefinitionError(
+            type_of(python).name, "a request says what it is answered with: Request[User]"
+        )
+    return reply
+
+
+def _told_reply(python: Any) -> Any:
+    """Return what a class's bases say, perhaps with type variables; `None` if nothing."""
+    bases: tuple[Any, ...] = python.__dict__.get("__orig_bases__", python.__bases__)
+    for base in bases:
+        origin: Any = get_origin(base) or base
+        given = get_args(base)
+        if origin is Request:
+            return given[0] if given else None
+        if isinstance(origin, type) and issubclass(origin, Request):
+            reply = _told_reply(origin)
+            # `Page[User]`, of `class Page(Request[list[T]], Generic[T])`, is `list[User]`.
+            values: dict[Any, Any] = dict(
+                zip(cast(Any, origin).__parameters__, given, strict=False)
+            )
+            if isinstance(reply, TypeVar):
+                return values.get(reply, reply)
+            wanted = getattr(reply, "__parameters__", ())
+            return reply[tuple(values.get(one, one) for one in wanted)] if wanted else reply
+    return None

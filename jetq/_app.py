@@ -319,10 +319,20 @@ class App:
 
         Args:
             task: With options, if wanted: `send_welcome.using(priority=…)`.
-            durable: Its name; else made of the app's and the task's.
+            durable: Its name; else made of the app's, the task's and the event's.
             start: Where the durable begins when it is new.
+
+        Raises:
+            TaskDefinitionError: The durable is taken.
         """
-        name = durable or durable_name(self.name, task.task.name)
+        name = durable or durable_name(self.name, task.task.name, type_of(event).name)
+        for other in self.reactions:
+            if other.durable == name:
+                raise TaskDefinitionError(
+                    task.task.name,
+                    f"durable {name!r} enqueues jobs of {other.task.task.name!r} for "
+                    f"{type_of(other.event).name} already; give this one durable=…",
+                )
         self.reactions.append(Reaction(event, task, name, start))
 
     # -- enqueue ------------------------------------------------------------------------

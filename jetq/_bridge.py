@@ -50,25 +50,29 @@ class Reaction(msgspec.Struct, frozen=True):
         """Enqueue the job of an event; the same event again is the same job."""
         task, options = self.task, self.task.options
         if options.unique is options.debounce is None and context.id:
-            options = msgspec.structs.replace(options, id=job_token(context.id))
+            options = msgspec.structs.replace(options, id=job_token(self.durable, context.id))
         await BoundTask(task.task, options).enqueue(event)
 
 
-def durable_name(app: str, task: str) -> str:
+def durable_name(app: str, task: str, event: str) -> str:
     """Return the durable by which an app gets the events that enqueue a task's jobs."""
-    # Two tasks whose names differ in punctuation only need a name of their own given.
+    # The digest tells names apart that differ in what a durable's may not have, or in length.
     name = re.sub(r"[^A-Za-z0-9_]+", "-", f"jetq-{app}-{task}")
-    if len(name) > MAX_NAME_LENGTH:
-        name = f"jetq-{hashlib.sha256(name.encode()).hexdigest()[:40]}"
-    return name
+    return f"{name[: MAX_NAME_LENGTH - 9]}-{digest(app, task, event)[:8]}"
 
 
-def job_token(event_id: str) -> str:
-    """Return the id of the job that an event becomes: the event's own, if it can be one."""
+def job_token(durable: str, event_id: str) -> str:
+    """Return the id of the job that an event becomes, for one of the tasks that it enqueues."""
+    token = f"{event_id}-{digest(durable)[:8]}"
     try:
-        return check_name("job id", event_id)
+        return check_name("job id", token)
     except InvalidNameError:
-        return hashlib.sha256(event_id.encode()).hexdigest()[:40]
+        return digest(durable, event_id)[:40]
+
+
+def digest(*texts: str) -> str:
+    """Return a text of fixed length that stands for others."""
+    return hashlib.sha256("\0".join(texts).encode()).hexdigest()
 
 
 def asking(

@@ -13,34 +13,11 @@ from ipc import Bus, current_origin
 
 from ._delivery import Attempt
 from ._layout import JobId
-from ._message import JobMessage
 
 if TYPE_CHECKING:
     from ._app import App
 
-__all__ = ["Cause", "JobContext", "current_job"]
-
-
-class Cause:
-    """A job as what other messages follow from; see `ipc.Origin`."""
-
-    __slots__ = ("_message", "id")
-
-    deadline = None
-
-    def __init__(self, id: str, message: JobMessage) -> None:
-        self.id = id
-        self._message = message
-
-    @property
-    def correlation_id(self) -> str:
-        """Id of the message that began it all: the same for all that follows from it."""
-        return self._message.correlation_id or self.id
-
-    @property
-    def traceparent(self) -> str | None:
-        """The trace that it belongs to."""
-        return self._message.traceparent or None
+__all__ = ["JobContext", "current_job"]
 
 
 class JobContext:

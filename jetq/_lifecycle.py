@@ -11,9 +11,9 @@ from typing import Any, assert_never
 
 import structlog
 
-from ipc import Bus, ConnectionLostError, Event, following
+from ipc import Bus, Cause, ConnectionLostError, Event, current_origin, following
 
-from ._context import Cause, JobContext
+from ._context import JobContext
 from ._delivery import Delivery
 from ._message import NOT_DECODABLE, JobMessage, decode_job
 from ._outcome import EXPIRED, Bury, Drop, Finish, GiveBack, RetryAt, Settlement
@@ -107,7 +107,14 @@ class Lifecycle:
 
     def enqueued(self, job_id: str, task: str, queue: str) -> None:
         """Tell that a job is stored."""
-        self._send(JobEnqueued(app=self._app, job_id=job_id, task=task, queue=queue))
+        origin = current_origin.get()
+        cause = Cause(
+            job_id,
+            correlation_id="" if origin is None else origin.correlation_id,
+            traceparent=None if origin is None else origin.traceparent,
+        )
+        with following(cause):
+            self._send(JobEnqueued(app=self._app, job_id=job_id, task=task, queue=queue))
 
     def started(self, context: JobContext, worker: str) -> None:
         """Tell that an attempt begins."""
@@ -138,7 +145,12 @@ class Lifecycle:
             "attempt": message.attempt,
             "worker": worker,
         }
-        with following(Cause(str(delivery.job), message)):
+        cause = Cause(
+            str(delivery.job),
+            correlation_id=message.correlation_id,
+            traceparent=message.traceparent or None,
+        )
+        with following(cause):
             match settlement:
                 case Finish(status) if status == EXPIRED:
                     self._send(JobExpired(**common))

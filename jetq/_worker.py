@@ -19,7 +19,7 @@ import anyio.lowlevel
 import msgspec
 import structlog
 
-from ipc import IpcError, Message
+from ipc import Bus, IpcError, Message
 
 from ._buffer import Buffer
 from ._context import JobContext, is_as_before
@@ -112,6 +112,8 @@ class Worker:
         self._any_open = asyncio.Event()
         self._cancelled: dict[JobId, float] = {}
         self._watchdog = Watchdog(self._name_of)
+        self._reacting: Bus | None = None
+        """What enqueues jobs of events, if the app has any of that."""
 
     # -- the public side ----------------------------------------------------------------
 
@@ -148,7 +150,7 @@ class Worker:
             self._crashes = Crashes(app.jetstream, app.layout)
             self._executor = Executor(self.concurrency, app.middleware)
             if app.reactions:
-                await self._stack.enter_async_context(app.reacting_bus())
+                self._reacting = await self._stack.enter_async_context(app.reacting_bus())
         except BaseException:
             await self._stack.aclose()
             raise
@@ -223,13 +225,15 @@ class Worker:
     @property
     def is_ready(self) -> bool:
         """Whether it takes jobs now: running, connected, not told to stop."""
-        return self._ready and self.app.is_open and self.app.connection.is_connected
+        reacts = self._reacting is None or self._reacting.is_ready
+        return self._ready and reacts and self.app.is_open and self.app.connection.is_connected
 
     @property
     def is_live(self) -> bool:
-        """Whether its event loop moves."""
+        """Whether its event loop moves, and what enqueues jobs of events can go on."""
         # Only while it is ready is the watchdog sure to run.
-        return not self._ready or self._watchdog.delay < 10
+        moves = not self._ready or self._watchdog.delay < 10
+        return moves and (self._reacting is None or self._reacting.is_live)
 
     @property
     def running(self) -> int:

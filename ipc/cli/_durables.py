@@ -97,6 +97,25 @@ def remove(
         raise typer.Exit(1)
 
 
+@group.command()
+def forget(
+    durable: DurableArgument,
+    name: Annotated[str, typer.Argument(metavar="TYPE", help="Its name, as `list` shows it.")],
+    server: ServerOption = None,
+    prefix: PrefixOption = "ipc",
+    json: JsonOption = False,
+) -> None:
+    """Let a durable take no more events of a type; those that wait for it go."""
+    did = on_bus(server, prefix, lambda bus: bus.durables.forget(durable, name))
+    if json:
+        print_json({"durable": durable, "type": name, "forgotten": did})
+    elif did:
+        say(f"{durable!r} takes no more {name}")
+    if not did:
+        note(f"ipc: durable {durable!r} takes no {name!r}", style="red")
+        raise typer.Exit(1)
+
+
 @dead.command("list")
 def list_dead(
     durable: Annotated[str | None, typer.Argument(metavar="[DURABLE]")] = None,

@@ -3,36 +3,39 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import UTC, datetime
+import types
 from typing import Annotated, Any
 
 import msgspec
 import typer
 
-from ipc import Bus, Connection, Gathered, IpcError, Message
-from ipc._codec import JSON
-from ipc._envelope import Meta
-from ipc._gathering import gather
-from ipc._service_error import error_in
-from ipc._stream import CREDIT, read_stream
-from ipc.terminal import JsonOption, note, print_json, print_table, say
+from ipc import Bus, Gathered, Request
+from ipc._types import find_type
+from ipc.terminal import (
+    JsonOption,
+    LogLevel,
+    configure_logging,
+    print_json,
+    print_table,
+    say,
+)
 
 from ._bus import (
     ModuleOption,
     PrefixOption,
     ServerOption,
     TimeoutOption,
-    body_of,
     define_types,
     fields_of,
     open_bus,
 )
+from ._events import TypeArgument
 
 __all__ = ["request"]
 
 
 def request(
-    name: Annotated[str, typer.Argument(metavar="TYPE", help="Its name, such as shop.FetchUser.")],
+    name: TypeArgument,
     fields: Annotated[str, typer.Argument(metavar="[JSON]", help="Its fields.")] = "{}",
     every: Annotated[bool, typer.Option("--all", help="Ask every instance.")] = False,
     stream: Annotated[
@@ -45,67 +48,69 @@ def request(
     json: JsonOption = False,
 ) -> None:
     """Ask a service and print what it answers, as JSON."""
+    if every and stream:
+        raise typer.BadParameter("give --all or --stream, not both")
+    configure_logging(LogLevel.ERROR)
     define_types(module)
+    asked = request_of(name, fields_of(fields))
     bus = open_bus(server, prefix, timeout=timeout)
-    asked = fields_of(fields)
     if every:
-        show_gathered(asyncio.run(ask_all(bus, name, asked, timeout)), json)
+        show_gathered(asyncio.run(ask_all(bus, asked)), json)
     elif stream:
-        asyncio.run(print_stream(bus, name, asked, timeout))
+        asyncio.run(print_stream(bus, asked))
     else:
-        print_json(asyncio.run(ask(bus, name, asked, timeout)))
+        print_json(asyncio.run(ask(bus, asked)))
 
 
-def message(bus: Bus, name: str, fields: dict[str, Any], timeout: float, credit: int = 0) -> bytes:
-    """Return a request as bytes."""
-    meta = Meta(
-        id=bus.new_id(),
-        time=datetime.now(UTC),
-        source=bus.name,
-        timeout=timeout,
-        credit=credit,
-    )
-    return body_of(name, fields, meta)
+def request_of(name: str, fields: dict[str, Any]) -> Request[Any]:
+    """Return a request: of its class, if that is known here.
 
-
-def raw(reply: Message) -> Any:
-    """Return a reply as it came; what is not JSON, as text."""
+    Raises:
+        typer.BadParameter: The fields are not those of the class, or that is an event's.
+    """
+    kind = find_type(name)
+    if kind is not None and kind.kind != "request":
+        raise typer.BadParameter(f"{name} is an event, which is published: `ipc publish {name}`")
+    python: Any = class_for(name, fields) if kind is None else kind.python
     try:
-        return msgspec.json.decode(reply.data)
-    except msgspec.DecodeError:
-        return reply.data.decode(errors="replace")
+        return msgspec.convert(fields, python)
+    except msgspec.ValidationError as exc:
+        raise typer.BadParameter(f"not the fields of {name}: {exc}") from None
 
 
-async def ask(bus: Bus, name: str, fields: dict[str, Any], timeout: float) -> Any:
+def class_for(name: str, fields: dict[str, Any]) -> type[Request[Any]]:
+    """Return a class for a request of which only the name is known, and what it is to say.
+
+    Raises:
+        TypeDefinitionError: A field has a name that only ipc's own have.
+    """
+    # What a field is called on the wire need not be a name in Python.
+    names = {f"field_{number}": field for number, field in enumerate(fields)}
+
+    def fill(namespace: dict[str, Any]) -> None:
+        namespace["__module__"] = __name__
+        namespace["__annotations__"] = dict.fromkeys(names, Any)
+
+    return types.new_class("Asked", (Request[Any],), {"type": name, "rename": names}, fill)
+
+
+async def ask(bus: Bus, asked: Request[Any]) -> Any:
     """Return the one answer."""
     async with bus:
-        data = message(bus, name, fields, timeout)
-        subject = bus.subjects.request(name)
-        reply = await bus.connection.request(subject, data, timeout=timeout)
-    if (error := error_in(reply.headers or {}, reply.data, JSON)) is not None:
-        raise error
-    return raw(reply)
+        return await bus.request(asked)
 
 
-async def ask_all(bus: Bus, name: str, fields: dict[str, Any], timeout: float) -> Gathered[Any]:
+async def ask_all(bus: Bus, asked: Request[Any]) -> Gathered[Any]:
     """Return the answers of all."""
     async with bus:
-        expected = None
-        try:
-            expected = await bus.registry.answering(name)
-        except IpcError as exc:
-            note(f"nobody knows who runs, so this takes the whole time: {exc}", style="yellow")
-        return await gather(
-            bus.connection,
-            bus.subjects.gather(name),
-            message(bus, name, fields, timeout),
-            None,
-            codec=JSON,
-            decode=raw,
-            expected=expected,
-            first=None,
-            timeout=timeout,
-        )
+        return await bus.gather(asked)
+
+
+async def print_stream(bus: Bus, asked: Request[Any]) -> None:
+    """Print items as they come."""
+    async with bus:
+        async for item in bus.stream(asked):
+            say(msgspec.json.encode(item).decode())
 
 
 def show_gathered(gathered: Gathered[Any], json: bool) -> None:
@@ -128,19 +133,3 @@ def show_gathered(gathered: Gathered[Any], json: bool) -> None:
         print_table(("INSTANCE", "REPLY"), rows)
     if not gathered.is_complete:
         raise typer.Exit(1)
-
-
-async def print_stream(bus: Bus, name: str, fields: dict[str, Any], timeout: float) -> None:
-    """Print items as they come."""
-    async with bus:
-        connection: Connection = bus.connection
-        async for item in read_stream(
-            connection,
-            bus.subjects.request(name),
-            message(bus, name, fields, timeout, CREDIT),
-            None,
-            codec=JSON,
-            decode=raw,
-            silence=timeout,
-        ):
-            say(msgspec.json.encode(item).decode())

@@ -11,7 +11,7 @@ import typer
 
 from ipc import Bus, Service
 from ipc._compatibility import compare
-from ipc._schema import asyncapi, json_schema
+from ipc._schema import asyncapi, schema_of
 from ipc._surface import Surface, surface_of_bus, surface_of_module, surface_of_service
 from ipc.terminal import JsonOption, import_module, load, note, print_json, say
 
@@ -52,7 +52,7 @@ def export(
 ) -> None:
     """Write JSON Schema, or an AsyncAPI 3 document, of a program's types."""
     surface = find_surface(place)
-    document = asyncapi(surface) if format is Format.ASYNCAPI else json_schema(surface.types)
+    document = asyncapi(surface) if format is Format.ASYNCAPI else schema_of(surface)
     text = msgspec.json.format(msgspec.json.encode(document), indent=2).decode()
     if output is None:
         say(text)
@@ -73,7 +73,7 @@ def check(
     surface = find_surface(place)
     try:
         before: dict[str, Any] = msgspec.json.decode(old.read_bytes(), type=dict[str, Any])
-        changes = compare(before, json_schema(surface.types))
+        changes = compare(before, schema_of(surface))
     except (msgspec.DecodeError, ValueError) as exc:
         raise typer.BadParameter(f"{str(old)!r}: {exc}") from None
     if json:

@@ -11,6 +11,7 @@ import typer
 
 from ipc import Bus, Service
 from ipc.terminal import (
+    LEAVE,
     HealthHostOption,
     HealthPortOption,
     LogLevel,
@@ -20,6 +21,7 @@ from ipc.terminal import (
     health_checks,
     load,
     on_stop_signal,
+    stop_with_stdin,
 )
 
 from ._bus import PrefixOption, ServerOption
@@ -44,10 +46,13 @@ def serve(
     log_json: Annotated[bool, typer.Option("--log-json", help="Log JSON.")] = False,
     server: ServerOption = None,
     prefix: PrefixOption = "ipc",
+    own_stdin: Annotated[bool, typer.Option("--stop-with-stdin", hidden=True)] = False,
 ) -> None:
     """Serve until SIGINT or SIGTERM; then finish what was begun."""
     configure_logging(log_level, as_json=log_json)
     check_health_port(health_port)
+    if own_stdin:
+        stop_with_stdin(grace + LEAVE)
     services: list[Any] = [load(place, Service, "service") for place in places]
     bus = Bus(name or services[0].name, servers=server, prefix=prefix, grace=grace)
     with asyncio.Runner(loop_factory=fast_event_loop()) as runner:

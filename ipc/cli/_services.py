@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Annotated, Any
 
+import msgspec
 import typer
 
 from ipc import Bus, ServiceInfo, ServiceStats
@@ -66,9 +67,14 @@ def print_stats(found: list[ServiceStats]) -> None:
                 str(endpoint.num_requests),
                 str(endpoint.num_errors),
                 f"{endpoint.average_processing_time / 1e6:.2f} ms",
-                endpoint.last_error,
+                shown(endpoint.last_error),
             )
             for one in found
             for endpoint in one.endpoints
         ],
     )
+
+
+def shown(error: Any) -> str:
+    """Return an endpoint's last error as text."""
+    return error if isinstance(error, str) else msgspec.json.encode(error).decode()

@@ -16,9 +16,10 @@ from ._loop import fast_event_loop
 from ._options import JsonOption
 from ._output import note, print_fields, print_json, print_table, say, since
 from ._program import new_program, run_program
-from ._stop import on_stop_signal, stop_with_stdin
+from ._stop import LEAVE, on_stop_signal, stop_with_stdin
 
 __all__ = [
+    "LEAVE",
     "MAX_PORT",
     "ExtraMissingError",
     "HealthHostOption",

@@ -11,7 +11,10 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
-__all__ = ["on_stop_signal", "stop_with_stdin"]
+__all__ = ["LEAVE", "on_stop_signal", "stop_with_stdin"]
+
+# Seconds beyond its grace period that a program needs to give work back and to disconnect.
+LEAVE = 10.0
 
 LAST_LINE = b"a second signal, ending at once\n"
 

@@ -20,6 +20,7 @@ import typer
 
 from ipc import Settings
 from ipc.terminal import (
+    LEAVE,
     MAX_PORT,
     ExtraMissingError,
     HealthHostOption,
@@ -50,8 +51,6 @@ __all__ = [
     "worker",
 ]
 
-# What a worker needs beyond its grace period to give jobs back and to disconnect.
-LEAVE = 10.0
 
 log = structlog.stdlib.get_logger("jetq")
 

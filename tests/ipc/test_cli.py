@@ -8,13 +8,18 @@ import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from datetime import UTC
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from ipc import Bus, Event, Retry
+from ipc import Bus, Event, Retry, TypeDefinitionError
+from ipc.cli._events import as_json, printable
+from ipc.cli._requests import request_of
 from tests.conftest import status_of, until
 
 SHOP = """
@@ -31,6 +36,9 @@ class Joined(Event, type="cli.Joined"):
     \"\"\"A customer has joined.\"\"\"
     name: str
     age: int = 0
+
+class Moved(Event, type="cli.Moved", version=2):
+    to: str
 
 class Find(Request[Customer], type="cli.Find"):
     id: int
@@ -70,9 +78,26 @@ broken = 1
 """
 
 
+ODD = """
+from ipc import Event
+
+class Odd(Event, type="cli.Odd"):
+    field: complex
+"""
+
+
 class Joined(Event, type="cli.Joined"):
     name: str
     age: int = 0
+
+
+class Moved(Event, type="cli.Moved", version=2):
+    to: str
+
+
+@Moved.upcast(1)
+def from_one(fields: Any) -> Any:
+    return {"to": "somewhere"}
 
 
 class Done(msgspec.Struct):
@@ -137,6 +162,8 @@ class CommandLine:
 def ipc(tmp_path: Path, server_url: str, namespace: str) -> CommandLine:
     """The command line, beside a module `shop`."""
     (tmp_path / "shop.py").write_text(SHOP.format(name=namespace))
+    (tmp_path / "odd.py").write_text(ODD)
+    (tmp_path / "empty.json").write_text("{}")
     return CommandLine(tmp_path, server_url, namespace)
 
 
@@ -161,6 +188,14 @@ async def test_published_event_arrives(ipc: CommandLine, bus: Bus):
         assert events.context.source == "cli"
         assert await anext(events) == Joined("Grace")
         assert checked.json["ids"] == [events.context.id]
+
+
+async def test_published_event_has_the_version_of_its_class(ipc: CommandLine, bus: Bus):
+    """Readers would else take it for an old one, and make something else of it."""
+    async with bus.subscribe(Moved) as events:
+        await ipc("publish", "cli.Moved", '{"to": "Rome"}', "--module", "shop")
+
+        assert await anext(events) == Moved("Rome")
 
 
 async def test_many_events_are_published_from_stdin(ipc: CommandLine, bus: Bus):
@@ -210,10 +245,106 @@ async def test_events_are_printed_as_they_come(ipc: CommandLine, bus: Bus):
     await asyncio.wait_for(process.communicate(), 10)
 
     assert (line["type"], line["fields"]) == ("cli.Joined", {"name": "Ada", "age": 36})
-    assert (line["source"], line["subject"]) == ("other", f"{ipc.namespace}.event.cli.Joined")
+    assert (line["source"], line["subject"]) == ("other", f"{ipc.namespace}.event.-.cli.Joined")
     assert process.returncode == people.returncode == 0
     assert 'cli.Joined  name="Ada"  age=36  from other' in out.decode()
     assert "\x1b" not in out.decode()
+
+
+HOSTILE = {
+    "an extension": msgspec.msgpack.encode({"x": msgspec.msgpack.Ext(5, b"abc")}),
+    "odd keys": msgspec.msgpack.encode({"x": {None: 1}}),
+    "control": b'{"$type": "evil.\\u001b]0;title\\u0007", "k\\u001b[31m": "\\u009b31m"}',
+    "ids": b'{"$id": "\\u001b[31m", "$source": "\\u001b[32m", "$causation": "\\u001b[33m"}',
+    "the first year": b'{"$time": "0001-01-01T00:00:00Z"}',
+    "the last year": b'{"$time": "9999-12-31T23:59:59Z"}',
+    "malformed": b"[1",
+    "good": b'{"$time": "2026-01-01T12:00:00Z", "last": true}',
+}
+
+
+async def test_no_event_can_harm_who_looks_on(ipc: CommandLine, bus: Bus):
+    """Whatever it is made of: it is shown, obeyed by no terminal, and the next one comes."""
+    ipc.env["TZ"] = "America/New_York"
+    count = str(len(HOSTILE) - 1)
+    people = await ipc.start("subscribe", "evil.>", "--count", count, "-v")
+    programs = await ipc.start("subscribe", "evil.>", "--count", count, "--json")
+    for process in (people, programs):
+        assert process.stderr is not None
+        await process.stderr.readline()
+
+    for body in HOSTILE.values():
+        await bus.connection.publish(bus.subjects.event("evil.Event"), body)
+    out, err = await asyncio.wait_for(people.communicate(), 10)
+    lines, _ = await asyncio.wait_for(programs.communicate(), 10)
+
+    shown = out.decode().splitlines()
+    assert all(line.isprintable() for line in shown)
+    extension, keys, control, ids, first, last, good = shown
+    assert "Ext(5, b'abc')" in extension
+    assert 'x={"None":1}' in keys
+    assert r"evil.\x1b]0;title\x07  k\x1b[31m=" in control
+    assert r"from \x1b[32m  id \x1b[31m  because of \x1b[33m" in ids
+    assert first.startswith("0001-01-01T00:00:00+00:00 ")
+    assert last.startswith("18:59:59.000 ")
+    assert good.startswith("07:00:00.000  evil.Event  last=true")
+    assert b"malformed" in err
+    assert [json.loads(line)["type"] for line in lines.splitlines()][-1] == "evil.Event"
+
+
+@given(st.text())
+def test_printable_text_has_nothing_for_the_terminal_to_obey(text: str):
+    """And stays as it is, if it was so before."""
+    shown = printable(text)
+
+    assert shown.isprintable()
+    assert shown == text or not text.isprintable()
+
+
+leaves = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-(2**63), 2**64 - 1),
+    st.floats(),
+    st.text(max_size=3),
+    st.binary(max_size=3),
+    st.datetimes(timezones=st.just(UTC)),
+    st.builds(msgspec.msgpack.Ext, st.integers(0, 127), st.binary(max_size=3)),
+)
+keys = st.one_of(st.none(), st.integers(-2, 2), st.floats(0, 1), st.text(max_size=3), st.binary())
+
+
+@settings(max_examples=50)
+@given(st.recursive(leaves, lambda one: st.lists(one) | st.dictionaries(keys, one)))
+def test_whatever_messagepack_carries_is_shown_as_json(value: Any):
+    """As itself, or in words."""
+    received = msgspec.msgpack.decode(msgspec.msgpack.encode(value))
+
+    msgspec.json.decode(as_json(received))
+
+
+def test_value_within_a_thousand_others_is_shown():
+    """What can just be read cannot always be written."""
+    value: Any = 1
+    for _ in range(100_000):
+        value = [value]
+
+    assert b"..." in as_json(value)
+
+
+def test_request_of_an_unknown_type_says_what_it_was_given():
+    """Also under names that are none in Python."""
+    fields = {"first-name": "Ada", "class": [1], "": None}
+
+    asked = request_of("cli.Unknown", fields)
+
+    assert msgspec.to_builtins(asked) == {"$type": "cli.Unknown", **fields}
+
+
+def test_request_says_nothing_in_the_name_of_ipc():
+    """What begins with `$` is the bus's to say."""
+    with pytest.raises(TypeDefinitionError, match="'\\$id'"):
+        request_of("cli.Other", {"$id": "x"})
 
 
 async def test_service_is_served_asked_and_stopped(ipc: CommandLine):
@@ -225,6 +356,7 @@ async def test_service_is_served_asked_and_stopped(ipc: CommandLine):
         table = await ipc("request", "cli.Find", '{"id": 7}', "--all")
         items = await ipc("request", "cli.Count", '{"to": 300}', "--stream")
         wrong = await ipc("request", "cli.Count", '{"to": 3}')
+        known = await ipc("request", "cli.Find", '{"id": 8}', "--module", "shop")
         listed = await ipc("services", ipc.namespace)
         stats = await ipc("services", ipc.namespace, "--stats", "--json")
         types = await ipc("types", "--json")
@@ -239,11 +371,12 @@ async def test_service_is_served_asked_and_stopped(ipc: CommandLine):
     assert '{"name":"customer 7"}' in table.out
     assert items.lines == list(range(300))
     assert "asked with bus.stream" in wrong.said
+    assert (known.code, known.json) == (0, {"name": "customer 8"})
     assert "1.2.3" in listed.out
     assert f"{ipc.namespace}.request.cli.Find" in listed.out
     (service,) = stats.json
     find = next(one for one in service["endpoints"] if one["name"] == "Find")
-    assert (find["num_requests"], find["num_errors"]) == (4, 1)
+    assert (find["num_requests"], find["num_errors"]) == (5, 1)
     by_name = {one["record"]["name"]: one for one in types.json}
     assert by_name["cli.Find"]["answers"] == [ipc.namespace]
     assert by_name["cli.Joined"]["handles"] == [ipc.namespace]
@@ -306,6 +439,18 @@ async def test_nobody_there_is_said_in_a_sentence(ipc: CommandLine):
         (["serve", "shop:broken"], 1, "'broken' is of type 'int'"),
         (["serve", "shop"], 2, "is not written as MODULE:SERVICE"),
         (["schema", "export", "nowhere"], 1, "there is no module 'nowhere'"),
+        (["publish", "", "{}"], 2, "'' is no type's name"),
+        (["publish", "x..y", "{}"], 2, "'x..y' is no type's name"),
+        (["publish", "cli.Joined", '{"$id": "x"}'], 2, "names with '$' are ipc's own"),
+        (["publish", "cli.Find", "{}", "-m", "shop"], 2, "`ipc request cli.Find`"),
+        (["subscribe", "a b"], 2, "not 'a b'"),
+        (["subscribe", "cli.*", "--prefix", "a b"], 1, "invalid prefix 'a b'"),
+        (["request", "a b", "{}"], 2, "'a b' is no type's name"),
+        (["request", "cli.Find", '{"id": "x"}', "-m", "shop"], 2, "not the fields of cli.Find"),
+        (["request", "cli.Joined", "{}", "-m", "shop"], 2, "`ipc publish cli.Joined`"),
+        (["request", "cli.Find", "{}", "--all", "--stream"], 2, "--all or --stream"),
+        (["schema", "export", "odd"], 1, "type 'cli.Odd': it has no JSON Schema"),
+        (["schema", "check", "empty.json", "shop"], 2, "not what `ipc schema export` writes"),
         (["schema", "check", "shop.py", "shop"], 2, "JSON"),
         (["durables", "dead", "replay", "letters"], 2, "give an ID, or --all"),
         (["durables", "remove", "letters"], 1, "there is no durable 'letters'"),
@@ -346,7 +491,7 @@ async def test_permissions_are_printed(ipc: CommandLine):
 
     assert f'"{ipc.namespace}.request.cli.Find"' in block.out
     assert "allow_responses" in block.out
-    assert f"{ipc.namespace}.event.cli.Joined" in as_json.json["publish"]
+    assert f"{ipc.namespace}.event.-.cli.Joined" in as_json.json["publish"]
 
 
 async def test_durables_are_listed_mended_and_removed(ipc: CommandLine, bus: Bus):

@@ -13,12 +13,14 @@ from ipc import (
     Bus,
     Context,
     Domain,
+    DurableConflictError,
     DurableMissingError,
     Event,
     EventStreamMissingError,
     HandlerDefinitionError,
     LocalServer,
     Retry,
+    Service,
     UnconfirmedError,
 )
 from ipc._durable import Acked, Buried, TriedAgain, verdict_for
@@ -187,7 +189,7 @@ async def test_any_client_can_publish_durably(bus: Bus, client: Client, namespac
     await bus.ready()
 
     await client.jetstream().publish(
-        f"{namespace}.event.shop.Placed", b'{"$type": "shop.Placed", "number": 7}'
+        f"{namespace}.event.-.shop.Placed", b'{"$type": "shop.Placed", "number": 7}'
     )
 
     await until(lambda: seen == [7], "it should be handled")
@@ -295,7 +297,7 @@ async def test_malformed_event_is_set_aside(
     seen = takes(bus, "mailer")
     await bus.ready()
 
-    await client.jetstream().publish(f"{namespace}.event.shop.Placed", body)
+    await client.jetstream().publish(f"{namespace}.event.-.shop.Placed", body)
     await publish(bus, 1)
 
     async def is_dead() -> list[Any]:
@@ -316,7 +318,7 @@ async def test_unknown_type_is_skipped_or_set_aside(
     await bus.ready()
 
     await client.jetstream().publish(
-        f"{namespace}.event.shop.Placed", b'{"$type": "shop.Other", "number": 1}'
+        f"{namespace}.event.-.shop.Placed", b'{"$type": "shop.Other", "number": 1}'
     )
     await publish(bus, 1)
     await until(lambda: seen == [0], "the next should be handled")
@@ -631,3 +633,259 @@ async def test_unacknowledged_publish_is_an_error(new_bus: BusFactory):
         async with other.subscribe("shop.*"):
             with pytest.raises(UnconfirmedError):
                 await bus.publish(Placed(number=2), durable=True)
+
+
+@pytest.mark.parametrize("missing", ["bucket", "dead letters"])
+async def test_without_declare_a_durable_needs_what_failures_need(
+    new_bus: BusFactory, missing: str
+):
+    """Found out at the start, and not when the first event fails."""
+    async with new_bus() as bus:
+        takes(bus, "mailer")
+        await bus.ready()
+    async with new_bus("admin") as admin:
+        subjects = admin.subjects
+        stream = subjects.bucket_stream if missing == "bucket" else subjects.dead_stream("shop")
+        await admin.jetstream.delete_stream(stream)
+    async with new_bus(declare=False) as bus:
+        takes(bus, "mailer")
+        with pytest.raises(EventStreamMissingError, match=stream):
+            await bus.ready()
+
+
+async def test_services_of_one_bus_have_a_durable_once(bus: Bus):
+    """As its handlers: whichever came second would take events from the first."""
+    one, other = Service("one"), Service("other")
+    for service in (one, other):
+
+        @service.on(Placed, durable="mailer")
+        async def handle(event: Placed) -> None: ...
+
+    with pytest.raises(HandlerDefinitionError, match="durable 'mailer'"):
+        await asyncio.wait_for(bus.serve(one, other), 5)
+    assert not bus.serving
+
+    takes(bus, "mailer")
+    await bus.ready()
+    with pytest.raises(HandlerDefinitionError, match="durable 'mailer'"):
+        await asyncio.wait_for(bus.serve(one), 5)
+
+
+async def test_handler_whose_own_work_was_cancelled_has_failed(bus: Bus):
+    """Nobody stops: its attempts are counted, and then it is a dead letter."""
+    attempts: list[int] = []
+
+    @bus.on(Placed, durable="mailer", retry=SOON)
+    async def wait(event: Placed, ctx: Context) -> None:
+        attempts.append(ctx.attempt)
+        work = asyncio.create_task(asyncio.sleep(60))
+        work.cancel()
+        await work
+
+    await bus.ready()
+    await publish(bus, 1)
+
+    async def is_dead() -> list[Any]:
+        return await letters(bus, "mailer")
+
+    (letter,) = await until(is_dead, "it should be dead")
+    assert attempts == [1, 2, 3]
+    assert letter.attempts == 3
+    assert "was cancelled" in letter.reason
+
+
+async def test_event_that_comes_again_at_once_is_handled(bus: Bus):
+    """However soon after it failed: nothing waits until a lease runs out."""
+    attempts: list[int] = []
+    retry = Retry(max_attempts=20, base_delay=0.001, max_delay=0.001, jitter=False)
+
+    @bus.on(Placed, durable="mailer", retry=retry)
+    async def fail(event: Placed, ctx: Context) -> None:
+        attempts.append(ctx.attempt)
+        if ctx.attempt < retry.max_attempts:
+            raise ValueError("not yet")
+
+    await bus.ready()
+    await publish(bus, 1)
+
+    await until(lambda: len(attempts) == 20, "it should be tried again and again")
+    assert attempts == list(range(1, 21))
+
+
+async def test_same_id_is_of_one_type(bus: Bus):
+    """An order may be placed and moved, and both events have the order's id."""
+    seen: list[str] = []
+
+    @bus.on(Placed, Paid, durable="mailer", concurrency=1)
+    async def note(event: Placed | Paid) -> None:
+        seen.append(type(event).__name__)
+
+    await bus.ready()
+    for _ in range(2):
+        await bus.publish(Placed(number=7), durable=True, id="order-7")
+        await bus.publish(Paid(number=7), durable=True, id="order-7")
+    await bus.publish(Placed(number=8), durable=True)
+
+    await until(lambda: len(seen) >= 3, "all should be handled")
+    assert seen == ["Placed", "Paid", "Placed"]
+
+
+# -- dead letters that nobody would take ----------------------------------------------------
+
+
+@pytest.mark.parametrize("gone", ["durable", "type"])
+async def test_dead_letter_stays_if_its_durable_does_not_take_it(new_bus: BusFactory, gone: str):
+    """The server would drop at once what nobody takes."""
+    async with new_bus() as bus:
+
+        @bus.on(Placed, Paid, durable="mailer", retry=Retry(max_attempts=1))
+        async def fail(event: Placed | Paid) -> None:
+            raise ValueError("no such address")
+
+        await bus.ready()
+        await publish(bus, 1)
+
+        async def is_dead() -> list[Any]:
+            return await letters(bus, "mailer")
+
+        (letter,) = await until(is_dead, "it should be dead")
+    async with new_bus("admin") as admin:
+        if gone == "durable":
+            await admin.durables.remove("mailer")
+        else:
+            await admin.durables.forget("mailer", "shop.Placed")
+
+        with pytest.raises(DurableMissingError, match=r"does not take shop\.Placed any more"):
+            await admin.dead_letters.replay("mailer", letter.id)
+        assert await letters(admin, "mailer") == [letter]
+
+
+# -- processes of several versions -----------------------------------------------------------
+
+
+async def test_event_of_a_type_that_a_process_does_not_know_is_left_to_others(new_bus: BusFactory):
+    """Amid a deployment: an older process neither acks it nor sets it aside."""
+    async with new_bus("new") as new:
+        takes(new, "mailer", Placed, Paid)
+        await new.ready()
+    async with new_bus("old") as old:
+        known = takes(old, "mailer", concurrency=1)
+        await old.ready()
+        await old.publish(Paid(number=7), durable=True)
+        await publish(old, 1)
+        await until(lambda: known == [0], "the one behind it should be handled")
+    async with new_bus("new") as new:
+        seen = takes(new, "mailer", Placed, Paid)
+
+        await until(lambda: seen == [7], "the newer process should handle it")
+        assert await letters(new, "mailer") == []
+
+
+async def test_older_process_takes_no_type_away_from_a_newer_one(new_bus: BusFactory):
+    """When it starts again: what a durable takes is what any of its processes handles."""
+    async with new_bus("new") as new:
+        seen = takes(new, "mailer", Placed, Paid)
+        await new.ready()
+        async with new_bus("old") as old:
+            takes(old, "mailer")
+            await old.ready()
+
+        await new.publish(Paid(number=7), durable=True)
+
+        await until(lambda: seen == [7], "the newer process should have it")
+        (durable,) = await new.durables.list()
+        assert durable.takes == ["shop.Paid", "shop.Placed"]
+
+
+async def test_processes_that_start_at_once_take_no_type_from_each_other(
+    new_bus: BusFactory, monkeypatch: pytest.MonkeyPatch
+):
+    """Both find no durable, and the older one is the last to declare it."""
+    async with new_bus("new") as new, new_bus("old") as old:
+        find = old.jetstream.find_consumer
+
+        async def find_and_be_late(stream: str, name: str) -> Any:
+            found = await find(stream, name)
+            if found is None and name == "mailer":
+                takes(new, "mailer", Placed, Paid)
+                await new.ready()
+            return found
+
+        monkeypatch.setattr(old.jetstream, "find_consumer", find_and_be_late)
+        takes(old, "mailer")
+        await old.ready()
+
+        (durable,) = await new.durables.list()
+    assert durable.takes == ["shop.Paid", "shop.Placed"]
+
+
+# -- names of durables -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+async def test_durable_neither_begins_nor_ceases_to_keep_the_order(
+    new_bus: BusFactory, ordered: bool
+):
+    """Events wait where nobody would look for them then; once it is removed it may be either."""
+    async with new_bus() as bus:
+        takes(bus, "ledger", Moved, ordered=ordered)
+        await bus.ready()
+    async with new_bus() as bus:
+        takes(bus, "ledger", Moved, ordered=not ordered)
+        with pytest.raises(DurableConflictError, match="ipc durables remove ledger"):
+            await bus.ready()
+        await bus.durables.remove("ledger")
+    async with new_bus() as bus:
+        seen = takes(bus, "ledger", Moved, ordered=not ordered)
+        await bus.ready()
+        await bus.publish(Moved(account="a", number=1), durable=True)
+        await until(lambda: seen == [1], "it should be handled")
+
+
+@pytest.mark.parametrize("first", ["ledger", "ledger-00"])
+async def test_name_of_a_part_is_no_other_durable_s(new_bus: BusFactory, first: str):
+    """A durable that keeps the order has consumers `ledger-00` and so on: each is of one durable."""
+    names = ["ledger", "ledger-00"]
+    second = names[first == "ledger"]
+    async with new_bus() as bus:
+        takes(bus, first, Moved, ordered=first == "ledger")
+        await bus.ready()
+        takes(bus, second, Moved, ordered=second == "ledger")
+
+        with pytest.raises(DurableConflictError, match=f"part of '{first}'"):
+            await bus.ready()
+
+
+# -- a server that has lost everything -------------------------------------------------------
+
+
+async def test_failures_are_counted_after_everything_was_lost():
+    """A server with all in memory was restarted: what fails is tried again, and set aside."""
+    attempts: list[tuple[int, int]] = []
+    async with (
+        LocalServer() as server,
+        Bus("mailer", servers=server.url, storage="memory", grace=0.1) as bus,
+    ):
+
+        @bus.on(Placed, durable="mailer", retry=SOON)
+        async def fail(event: Placed, ctx: Context) -> None:
+            attempts.append((event.number, ctx.attempt))
+            raise ValueError("no such address")
+
+        async def is_dead() -> list[Any]:
+            return await letters(bus, "mailer")
+
+        async def is_back() -> bool:
+            return any(one.waiting for one in await bus.durables.list())
+
+        await bus.ready()
+        await publish(bus, 1)
+        await until(is_dead, "it should be dead")
+        await server.restart()
+        await until(lambda: bus.is_ready, "the connection should be back")
+        await until(is_back, "the durable should be made again")
+        await publish(bus, 1, first=1)
+
+        (letter,) = await until(is_dead, "it should be dead")
+    assert attempts == [(number, attempt) for number in (0, 1) for attempt in (1, 2, 3)]
+    assert letter.attempts == 3

@@ -1,12 +1,14 @@
 """Types as documents: JSON Schema of what goes over the wire, AsyncAPI of what a program does."""
 
-from typing import Any
+from collections.abc import AsyncIterator
+from datetime import datetime
+from typing import Annotated, Any, NamedTuple
 
 import msgspec
 import pytest
 
 from ipc import Bus, Event, Request, Service
-from ipc._schema import asyncapi, json_schema
+from ipc._schema import asyncapi, json_schema, schema_of
 from ipc._surface import surface_of_bus, surface_of_module, surface_of_service
 from ipc._types import type_of
 
@@ -33,6 +35,31 @@ class Charged(Event, type="crm.Charged", key="customer"):
 
 class FindCustomers(Request[list[Customer]], type="crm.FindCustomers"):
     city: str
+
+
+class ListCustomers(Request[Customer], type="crm.ListCustomers"): ...
+
+
+class Visit(NamedTuple):
+    page: str
+    seconds: dict[int, float]
+
+
+class Company(msgspec.Struct, tag=True):
+    founded: datetime
+
+
+class Person(msgspec.Struct, tag=True):
+    born: dict[bytes, datetime]
+
+
+class Visited(Event, type="crm.Visited"):
+    at: datetime
+    began_at: Annotated[datetime, msgspec.Meta(tz=True)]
+    ended_at: Annotated[datetime, msgspec.Meta(tz=False)] | None
+    visits: list[Visit]
+    visitor: Annotated[list[int] | Company | Person | None, msgspec.Meta(title="Visitor")]
+    colours: dict[str, Annotated[dict[int | str, int], msgspec.Meta(description="By shade.")]]
 
 
 @Joined.upcast(1)
@@ -74,6 +101,47 @@ def test_schema_describes_what_is_on_the_wire():
     assert request["reply"] == {"type": "array", "items": {"$ref": "#/$defs/Customer"}}
     assert document["$defs"]["crm.Charged"]["x-ipc"]["key"] == "customer"
     assert {"Address", "Customer", "ipc.Meta"} <= document["$defs"].keys()
+
+
+def test_keys_and_times_are_described():
+    """Keys of mappings are text in JSON only, and a text may be a time, wherever they stand."""
+    definitions = json_schema([type_of(Visited)])["$defs"]
+
+    fields = definitions["crm.Visited"]["properties"]
+    with_offset = {"type": "string", "format": "date-time"}
+    without = {"type": "string", "format": "partial-date-time"}
+    number = {"type": "string", "format": "integer"}
+    assert fields["at"] == {"anyOf": [with_offset, without]}
+    assert fields["began_at"] == with_offset
+    assert fields["ended_at"] == {"anyOf": [without, {"type": "null"}]}
+    assert definitions["Visit"]["prefixItems"][1]["propertyNames"] == number
+    assert definitions["Company"]["properties"]["founded"] == fields["at"]
+    born = definitions["Person"]["properties"]["born"]
+    assert born["propertyNames"] == {"type": "string", "contentEncoding": "base64"}
+    assert born["additionalProperties"] == fields["at"]
+    shades = fields["colours"]["additionalProperties"]
+    assert shades["propertyNames"] == {"anyOf": [number, {"type": "string"}]}
+    assert "propertyNames" not in fields["colours"]
+
+
+def test_service_says_how_it_answers():
+    """With one reply or a stream of items; of what only asks, nobody knows."""
+
+    async def find(request: FindCustomers) -> list[Customer]:
+        return []
+
+    async def find_all(request: ListCustomers) -> AsyncIterator[Customer]:
+        yield Customer("Ada")
+
+    service = Service("crm")
+    service.handle(find)
+    service.handle(find_all)
+    exported = schema_of(surface_of_service(service))["$defs"]
+    asks = schema_of(surface_of_service(Service("shop", requests=[ListCustomers])))["$defs"]
+
+    assert exported["crm.FindCustomers"]["x-ipc"]["streams"] is False
+    assert exported["crm.ListCustomers"]["x-ipc"]["streams"] is True
+    assert "streams" not in asks["crm.ListCustomers"]["x-ipc"]
 
 
 def test_every_reference_in_a_document_leads_somewhere():
@@ -124,8 +192,8 @@ def test_asyncapi_says_what_a_service_receives_and_sends():
     }
     channels = document["channels"]
     assert channels["crm.FindCustomers"]["address"] == "ipc.request.crm.FindCustomers"
-    assert channels["crm.Joined"]["address"] == "ipc.event.crm.Joined"
-    assert channels["crm.Charged"]["address"] == "ipc.event.crm.Charged.{part}"
+    assert channels["crm.Joined"]["address"] == "ipc.event.-.crm.Joined"
+    assert channels["crm.Charged"]["address"] == "ipc.event.{part}.crm.Charged"
     assert document["operations"]["answer.crm.FindCustomers"]["reply"] == {
         "channel": {"$ref": "#/channels/crm.FindCustomers.reply"}
     }
@@ -141,7 +209,13 @@ def test_bus_and_module_have_a_surface_too():
 
     assert [kind.name for kind in surface_of_bus(bus).types] == ["crm.Joined"]
     names = [kind.name for kind in surface_of_module("crm", globals()).types]
-    assert names == ["crm.Charged", "crm.FindCustomers", "crm.Joined"]
+    assert names == [
+        "crm.Charged",
+        "crm.FindCustomers",
+        "crm.Joined",
+        "crm.ListCustomers",
+        "crm.Visited",
+    ]
 
 
 def test_type_without_a_schema_is_an_error():

@@ -10,7 +10,8 @@ import pytest
 
 from ipc import Bus, Context, Event, Request, Service, ServiceError
 from jetq import App, JobFailedError, Retry, current_job
-from tests.conftest import AppFactory, until, working
+from jetq._bridge import job_token
+from tests.conftest import AppFactory, until, until_status, working
 
 
 class User(msgspec.Struct):
@@ -133,8 +134,9 @@ async def test_event_enqueues_a_job_once(app: App, bus: Bus, seen: list[int]):
         await bus.publish(UserCreated(id=1), durable=True, id="signup-1")
         await bus.publish(UserCreated(id=2), durable=True)
         await until(lambda: len(seen) == 2, "both events should have become jobs")
-        job = welcome.job("signup-1")
-        assert (await job.info()).status == "completed"
+        (reaction,) = app.reactions
+        job = welcome.job(job_token(reaction.durable, "signup-1"))
+        await until_status(job, "completed")
 
     assert sorted(seen) == [1, 2]
 

@@ -1,0 +1,1 @@
+"""A shop of two services and a worker that talk to each other: `python -m examples.shop`."""
