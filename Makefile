@@ -25,7 +25,7 @@ test: $(FOR_DEV) ## Check format, lint and types, then run all tests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 4 --dist worksteal
 
 bench: $(FOR_DEV) ## Measure, on this machine
 	$(BIN)/python -m benchmarks
@@ -41,7 +41,7 @@ docs: $(FOR_DEV) ## Write docs/reference.md anew from the docstrings
 	$(BIN)/python docs/build_reference.py
 
 clean: ## Remove the virtual environment and all caches
-	rm -rf $(VENV) benchmarks/.peers build dist .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) benchmarks/.peers examples/node/node_modules build dist .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/python:

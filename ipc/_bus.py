@@ -26,6 +26,7 @@ from typing import Any, Literal, Self, TypeVar, Unpack, overload
 from weakref import WeakSet
 
 import anyio
+import msgspec
 import structlog
 
 from ._codec import CODECS, Codec, CodecName
@@ -58,7 +59,7 @@ from ._service_error import error_in
 from ._serving import Serving
 from ._settings import Settings
 from ._stream import CREDIT, read_stream
-from ._subjects import NO_PART, Subjects, part_of_key
+from ._subjects import Subjects, part_of_key
 from ._types import (
     Event,
     MessageType,
@@ -68,6 +69,7 @@ from ._types import (
     registered_types,
     request_type,
     request_types,
+    type_of,
 )
 
 __all__ = ["Bus"]
@@ -91,6 +93,14 @@ PATTERN = re.compile(r">|((\*|[A-Za-z_]\w*)\.)+(\*|>|[A-Za-z_]\w*)", re.ASCII)
 Working = LiveHandler | DurableConsumer
 
 
+class Outlet(msgspec.Struct, frozen=True):
+    """Where events of a type go."""
+
+    kind: MessageType
+    subject: str
+    """Of those without a key."""
+
+
 class Session:
     """What a bus has while it is open."""
 
@@ -104,6 +114,8 @@ class Session:
         # Unguessable is not needed, unique is: no two buses number from the same start.
         self.id = secrets.token_urlsafe(9).replace("-", "_")
         self.numbers = itertools.count(1)
+        self.outlets: dict[type[Any], Outlet] = {}
+        """Where the events of types go that were published."""
         self.scope = Scope(None, bus.middleware)
         self.stopping = asyncio.Event()
         self.working: list[Working] = []
@@ -235,14 +247,17 @@ class Bus:
             MessageTooLargeError: It is over the server's limit.
             TypeError: A field cannot be encoded.
         """
-        if id and not durable:
-            raise ValueError("an id of your own is for durable=True, by which it is checked")
-        id = id or self.new_id()
-        kind, subject, data = self._written(event, id)
         if durable:
-            await self._store(kind, subject, data, id)
-        else:
-            await self.connection.publish(subject, data, headers=_trace_headers())
+            id = id or self.new_id()
+            subject, data = self._written(event, id)
+            await self._store(type_of(type(event)), subject, data, id)
+            return
+        if id:
+            raise ValueError("an id of your own is for durable=True, by which it is checked")
+        session = self._open_session
+        subject, data = self._written(event, f"{session.id}-{next(session.numbers)}")
+        if not session.connection.offer(subject, data, _trace_headers()):
+            await session.connection.publish(subject, data, headers=_trace_headers())
 
     def publish_nowait(self, event: Event) -> None:
         """Publish an event without waiting for anything, not even for the connection.
@@ -252,7 +267,7 @@ class Bus:
             MessageTooLargeError: It is over the server's limit.
             TypeError: A field cannot be encoded.
         """
-        _, subject, data = self._written(event, self.new_id())
+        subject, data = self._written(event, self.new_id())
         self.connection.send(subject, data, headers=_trace_headers())
 
     @overload
@@ -451,6 +466,8 @@ class Bus:
 
     async def _discover(self, verb: str, name: str | None, wanted: type[T]) -> list[T]:
         """Ask all services, until no further answer comes for a while."""
+        if name is not None:
+            check_name("service", name)
         subject = f"$SRV.{verb}" if name is None else f"$SRV.{verb}.{name}"
         found: list[T] = []
         replies = self.connection.request_many(subject, timeout=DISCOVERY_STALL)
@@ -463,6 +480,31 @@ class Bus:
         except (ReplyTimeoutError, NoResponderError):
             pass
         return found
+
+    # -- declaring -------------------------------------------------------------------------
+
+    async def apply(self, *services: Service) -> list[str]:
+        """Create what is missing on the server for the bus and for services, and handle nothing.
+
+        For programs that run with `declare=False`, under permissions that do not allow it.
+
+        Returns:
+            The names of the streams and durables that are there now.
+
+        Raises:
+            DurableConflictError: A durable is there, and something else.
+        """
+        handlers = [*self.handlers, *(one for each in services for one in each.event_handlers)]
+        publishes = [*self.publishes, *(kind for each in services for kind in each.publishes)]
+        there = [self.streams.bucket().name]
+        await self.streams.ensure_bucket()
+        for domain in dict.fromkeys(kind.domain for kind in publishes):
+            await self.streams.ensure(domain)
+            there.append(self.subjects.stream(domain))
+        for handler in handlers:
+            if handler.options.durable is not None:
+                there += await DurableConsumer(self, handler, self.scope).declare()
+        return list(dict.fromkeys(there))
 
     # -- serving ---------------------------------------------------------------------------
 
@@ -787,26 +829,35 @@ class Bus:
         session = self._open_session
         return f"{session.id}-{next(session.numbers)}"
 
-    def _written(self, event: Event, id: str) -> tuple[MessageType, str, bytes]:
-        """Return an event's type, its subject and its bytes."""
-        kind = event_type(type(event))
-        self.registry.publishes(kind)
-        data = write(event, self._meta(kind, id), self._codec)
-        part = NO_PART if kind.key is None else part_of_key(kind.key_of(event))
-        return kind, self.subjects.event(kind.name, part), data
+    def _written(self, event: Event, id: str) -> tuple[str, bytes]:
+        """Return an event's subject and its bytes."""
+        outlets = self._open_session.outlets
+        outlet = outlets.get(type(event))
+        if outlet is None:
+            kind = event_type(type(event))
+            self.registry.publishes(kind)
+            outlet = outlets[type(event)] = Outlet(kind, self.subjects.event(kind.name))
+        kind, subject = outlet.kind, outlet.subject
+        if kind.key is not None:
+            subject = self.subjects.event(kind.name, part_of_key(kind.key_of(event)))
+        return subject, write(event, self._meta(kind, id), self._codec)
 
     def _meta(
         self, kind: MessageType, id: str, *, timeout: float | None = None, credit: int = 0
     ) -> Meta:
         """Return what a message that is sent now says of itself."""
         origin = current_origin.get()
+        if origin is None:
+            correlation = causation = ""
+        else:
+            correlation, causation = origin.correlation_id, origin.id
         return Meta(
             id=id,
             time=datetime.now(UTC),
             source=self.name,
             version=kind.version,
-            correlation="" if origin is None else origin.correlation_id,
-            causation="" if origin is None else origin.id,
+            correlation=correlation,
+            causation=causation,
             timeout=timeout,
             credit=credit,
         )

@@ -28,6 +28,8 @@ __all__ = ["Client", "Listener", "Message", "header_block", "parse_headers"]
 
 CRLF = b"\r\n"
 
+CONNECTED = NatsPyClient.CONNECTED
+
 
 class Message(msgspec.Struct, frozen=True, gc=False):
     """A message as it came from the server."""
@@ -103,6 +105,11 @@ class Client(NatsPyClient):
         """Drop what still comes for a listener."""
         self._remove_sub(listener.sid)
 
+    @property
+    def unsent(self) -> int:
+        """How many bytes wait to be sent."""
+        return self._pending_data_size
+
     async def flushed(self) -> None:
         """Return once the server takes what waits to be sent, or after 10 seconds."""
         await self._flush_pending(force_flush=True)
@@ -118,9 +125,9 @@ class Client(NatsPyClient):
             MaxPayloadError: It is too large; the server would close the connection for it.
             OutboundBufferLimitError: The connection is away and the buffer full.
         """
-        if not is_word(subject):
+        if not subject or " " in subject or not subject.isprintable():
             raise BadSubjectError
-        if not self.is_connected:
+        if self._status != CONNECTED:
             if self.is_closed:
                 raise ConnectionClosedError
             if self._pending_data_size + len(data) > self._max_pending_size:

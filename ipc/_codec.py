@@ -57,9 +57,10 @@ class Codec:
 
 
 def _join_json(first: bytes, second: bytes) -> bytes:
-    if second == b"{}":
-        return first
-    return second if first == b"{}" else first[:-1] + b"," + second[1:]
+    if len(first) > 2 and len(second) > 2:
+        return first[:-1] + b"," + second[1:]
+    # One of them is `{}`.
+    return second if len(first) == 2 else first
 
 
 def _join_msgpack(first: bytes, second: bytes) -> bytes:

@@ -255,6 +255,17 @@ class Connection:
         except (OutboundBufferLimitError, ConnectionClosedError) as exc:
             raise ConnectionLostError(self.settings.shown_servers) from exc
 
+    def offer(self, subject: str, data: bytes, headers: Mapping[str, str] | None = None) -> bool:
+        """Send a message if nobody has to wait for that, else return `False`.
+
+        Raises:
+            MessageTooLargeError: It is over the server's `max_payload`.
+        """
+        if self._client.unsent > MAX_UNSENT or not self._connected.is_set():
+            return False
+        self.send(subject, data, headers=headers)
+        return True
+
     async def publish(
         self,
         subject: str,
@@ -278,7 +289,7 @@ class Connection:
                     raise
                 self._connected.clear()
                 await self._connected.wait()
-        if self._client.pending_data_size > MAX_UNSENT:
+        if self._client.unsent > MAX_UNSENT:
             await self._client.flushed()
 
     async def request(

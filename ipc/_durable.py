@@ -167,6 +167,7 @@ class DurableConsumer:
         self._tries = TryCounter(bus, options.durable)
         self._dead_letters = EventDeadLetters(bus)
         self._lanes = lanes_of(bus, handler)
+        self._domains = tuple(dict.fromkeys(lane.domain for lane in self._lanes))
         self._by_consumer = {(lane.stream, lane.consumer): lane for lane in self._lanes}
         self._by_request: dict[int, Lane] = {}
         self._held: dict[Name, Held] = {}
@@ -192,25 +193,37 @@ class DurableConsumer:
         """Return how many events it holds."""
         return len(self._held)
 
-    async def open(self) -> None:
-        """Declare what is needed, and begin to ask.
+    async def declare(self) -> list[str]:
+        """Create what is missing on the server; return the names of streams and consumers.
 
         Raises:
             EventStreamMissingError: The events are not stored, and nothing may be created.
             DurableMissingError: It is not there, and nothing may be created.
             DurableConflictError: It is there, and something else.
         """
-        streams, domains = self._bus.streams, dict.fromkeys(lane.domain for lane in self._lanes)
+        streams, domains = self._bus.streams, self._domains
         for domain in domains:
             await streams.ensure(domain)
             await streams.check_order(domain, self.name, ordered=self._options.ordered)
-        for lane in self._lanes:
-            await self._ensure(lane, self._options.start)
+        # All are looked at before the first is created: a refusal leaves nothing behind.
+        await asyncio.gather(
+            *(streams.check_owner(lane.domain, self.name, lane.consumer) for lane in self._lanes)
+        )
+        await asyncio.gather(*(self._ensure(lane, self._options.start) for lane in self._lanes))
         # What a failure needs is there before there is one.
         await streams.ensure_bucket()
         for domain in domains:
             await streams.ensure_dead(domain)
-            await streams.warn_of_idle(domain, self.name)
+        subjects = self._bus.subjects
+        kept = [subjects.stream(domain) for domain in domains]
+        dead = [subjects.dead_stream(domain) for domain in domains]
+        return [*kept, *dead, *(lane.consumer for lane in self._lanes)]
+
+    async def open(self) -> None:
+        """Declare what is needed, and begin to ask; see `declare` for what can go wrong."""
+        await self.declare()
+        for domain in self._domains:
+            await self._bus.streams.warn_of_idle(domain, self.name)
         await self._inbox.open()
         connection = self._bus.connection
         self._forget = [
@@ -219,7 +232,7 @@ class DurableConsumer:
         ]
         for lane in self._lanes:
             await self._ask(lane)
-        log.info("durable started", durable=self.name, domains=sorted(domains))
+        log.info("durable started", durable=self.name, domains=sorted(self._domains))
 
     async def run(self) -> None:
         """Ask for events and keep their leases, until drained or cancelled."""

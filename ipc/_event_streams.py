@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import time
 from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
@@ -43,6 +44,7 @@ __all__ = [
 log = structlog.stdlib.get_logger("ipc")
 
 NAME_IN_USE = 10058
+CONSUMER_EXISTS = {10105, 10148}
 
 # A value that is removed is empty, and the server forgets it at once (NATS ADR-8, ADR-43).
 REMOVED = {"KV-Operation": "DEL", "Nats-TTL": "1s"}
@@ -209,19 +211,23 @@ class EventStreams:
         of another version: they would lose what is narrowed away.
 
         Raises:
-            DurableConflictError: It is another durable's.
             DurableMissingError: It is not there, and nothing may be created.
         """
         stream = self._subjects.stream(domain)
-        found = await self._jetstream.find_consumer(stream, wanted.durable_name)
-        if found is None:
+        while True:
+            found = await self._jetstream.find_consumer(stream, wanted.durable_name)
+            if found is not None:
+                break
             if not self._bus.declare:
                 advice = "declare=False: `ipc apply`, or let a bus that may declare run once"
                 raise DurableMissingError(durable, stream, advice)
-            await self._jetstream.create_consumer(stream, wanted)
-            return
-        if (other := durable_of(found)) != durable:
-            raise DurableConflictError(durable, stream, f"{found.name!r} is part of {other!r}")
+            try:
+                await self._jetstream.create_consumer(stream, wanted, new=True)
+                return
+            except JetStreamError as exc:
+                # Somebody else has created it meanwhile, perhaps to take something else.
+                if exc.err_code not in CONSUMER_EXISTS:
+                    raise
         has = filters_of(found.config)
         takes = has.union(wanted.filter_subjects)
         if (has, found.config.get("ack_wait")) == (takes, wanted.ack_wait):
@@ -231,6 +237,20 @@ class EventStreams:
             return
         log.info("durable changed", durable=durable, stream=stream, takes=sorted(takes))
         await self._jetstream.create_consumer(stream, changed(found, takes, wanted.ack_wait))
+        # Somebody else may do the same just now, and not know of this.
+        await asyncio.sleep(random.uniform(0.05, 0.15))
+        await self.ensure_consumer(domain, durable, wanted)
+
+    async def check_owner(self, domain: str, durable: str, consumer: str) -> None:
+        """Check that a consumer is not another durable's.
+
+        Raises:
+            DurableConflictError: It is.
+        """
+        stream = self._subjects.stream(domain)
+        found = await self._jetstream.find_consumer(stream, consumer)
+        if found is not None and (other := durable_of(found)) != durable:
+            raise DurableConflictError(durable, stream, f"{consumer!r} is part of {other!r}")
 
     async def check_order(self, domain: str, durable: str, *, ordered: bool) -> None:
         """Check that a durable is not there as one that keeps the order, or does not, unlike now.

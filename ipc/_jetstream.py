@@ -250,10 +250,17 @@ class JetStream:
         """Return what the server has under `name` on `stream`, or `None`."""
         return await self._find(f"CONSUMER.INFO.{stream}.{name}", ConsumerInfo)
 
-    async def create_consumer(self, stream: str, config: ConsumerConfig) -> ConsumerInfo:
-        """Create or update a durable consumer."""
+    async def create_consumer(
+        self, stream: str, config: ConsumerConfig, *, new: bool = False
+    ) -> ConsumerInfo:
+        """Create or update a durable consumer.
+
+        Args:
+            new: Refuse to update one that is there.
+        """
         explicit = msgspec.structs.replace(config, ack_policy="explicit")
-        body = {"stream_name": stream, "config": explicit}
+        action = {"action": "create"} if new else {}
+        body = {"stream_name": stream, "config": explicit, **action}
         subject = f"CONSUMER.CREATE.{stream}.{config.durable_name}"
         if config.filter_subject is not None:
             subject += f".{config.filter_subject}"

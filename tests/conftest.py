@@ -24,6 +24,9 @@ from jetq import App, Job, Worker
 
 AppFactory = Callable[..., App]
 
+# What a test notes under this name goes with its report, from whichever process runs it.
+ACCOUNT = "account"
+
 
 @pytest.fixture(scope="session")
 def server_url() -> Iterator[str]:
@@ -128,3 +131,17 @@ async def status_of(url: str) -> int:
             return 0
 
     return await asyncio.to_thread(ask)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Show the accounts of all fault tests that passed."""
+    lines = [
+        f"{report.nodeid.rpartition('::')[2]}: {said}"
+        for report in terminalreporter.getreports("passed")
+        for name, said in report.user_properties
+        if name == ACCOUNT and report.when == "call"
+    ]
+    if lines:
+        terminalreporter.section("faults")
+        for line in lines:
+            terminalreporter.write_line(line)

@@ -8,14 +8,14 @@ from . import _durables, _schema
 from ._events import publish, subscribe
 from ._permissions import permissions
 from ._requests import request
-from ._serve import serve
+from ._serve import apply, serve
 from ._services import services
 from ._types import types
 
 __all__ = ["main"]
 
 cli = new_program("ipc", "Events, requests and services over NATS.")
-for command in (publish, subscribe, request, serve, services, types, permissions):
+for command in (publish, subscribe, request, serve, apply, services, types, permissions):
     cli.command()(command)
 cli.add_typer(_schema.group)
 cli.add_typer(_durables.group)

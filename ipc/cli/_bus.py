@@ -10,7 +10,7 @@ import typer
 from ipc import Bus
 from ipc._envelope import Meta
 from ipc._types import find_type
-from ipc.terminal import import_module
+from ipc.terminal import LogLevel, configure_logging, import_module
 
 __all__ = [
     "ModuleOption",
@@ -40,7 +40,11 @@ TimeoutOption = Annotated[float, typer.Option(min=0.001, help="Seconds to wait."
 
 
 def open_bus(server: str | None, prefix: str, **options: Any) -> Bus:
-    """Return the bus of a command, to be opened; it creates nothing on the server."""
+    """Return the bus of a command, to be opened; it creates nothing on the server.
+
+    What is logged goes to stderr from then on.
+    """
+    configure_logging(LogLevel.WARNING)
     return Bus("cli", servers=server, prefix=prefix, declare=False, **options)
 
 
@@ -72,7 +76,8 @@ def body_of(name: str, fields: dict[str, Any], meta: Meta) -> bytes:
     if kind is not None:
         try:
             fields = msgspec.to_builtins(msgspec.convert(fields, kind.python))
-        except msgspec.ValidationError as exc:
+        except Exception as exc:
+            # Also what the class's own code raises.
             raise typer.BadParameter(f"not the fields of {name}: {exc}") from None
     said: dict[str, Any] = msgspec.to_builtins(meta)
     return msgspec.json.encode({"$type": name, **fields, **said})

@@ -21,11 +21,10 @@ from ipc._subjects import NO_PART, part_of_key
 from ipc._types import find_type
 from ipc.terminal import (
     JsonOption,
-    LogLevel,
-    configure_logging,
     note,
     on_stop_signal,
     print_json,
+    printable,
     say,
 )
 
@@ -87,7 +86,6 @@ def publish(
     """Publish an event, or many."""
     if id and (not durable or fields == "-"):
         raise typer.BadParameter("--id is for one event, with --durable")
-    configure_logging(LogLevel.ERROR)
     define_types(module)
     kind = find_type(name)
     if kind is not None and kind.kind != "event":
@@ -157,7 +155,6 @@ def subscribe(
 ) -> None:
     """Print events as they are published, until Ctrl-C."""
     # What is wrong with an event is told on stderr, where it is not taken for one.
-    configure_logging(LogLevel.WARNING)
     bus = open_bus(server, prefix)
     try:
         events = bus.subscribe(*names, unknown="keep", group=group)
@@ -211,15 +208,15 @@ def print_for_people(event: Any, context: Context, verbose: bool) -> None:
     """Print an event as one line of text, with colour where there is a screen."""
     name, fields = told(event)
     line = Text(clock(context.time or datetime.now(UTC)), style="dim")
-    line.append(f"  {printable(name)}", style="bold cyan")
+    line.append(f"  {one_line(name)}", style="bold cyan")
     for key, value in fields.items():
-        line.append(f"  {printable(key)}=", style="dim")
-        line.append(printable(as_json(value).decode()))
+        line.append(f"  {one_line(key)}=", style="dim")
+        line.append(one_line(as_json(value).decode()))
     if verbose:
         said = f"  from {context.source or '?'}  id {context.id or '?'}"
         if context.causation_id:
             said += f"  because of {context.causation_id}, {context.correlation_id}"
-        line.append(printable(said), style="dim")
+        line.append(one_line(said), style="dim")
     Console(highlight=False, soft_wrap=True, emoji=False, markup=False).print(line)
 
 
@@ -242,13 +239,9 @@ def as_json(value: Any) -> bytes:
         return encoder.encode(reprlib.repr(value))
 
 
-def printable(text: str) -> str:
-    """Return a text without what the terminal would obey instead of showing it."""
-    if text.isprintable():
-        return text
-    return "".join(
-        one if one.isprintable() else one.encode("unicode_escape").decode() for one in text
-    )
+def one_line(text: str) -> str:
+    """Return a text as part of a line."""
+    return printable(text).replace("\n", "\\n").replace("\t", "\\t")
 
 
 def clock(moment: datetime) -> str:

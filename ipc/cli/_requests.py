@@ -13,8 +13,6 @@ from ipc import Bus, Gathered, Request
 from ipc._types import find_type
 from ipc.terminal import (
     JsonOption,
-    LogLevel,
-    configure_logging,
     print_json,
     print_table,
     say,
@@ -50,7 +48,6 @@ def request(
     """Ask a service and print what it answers, as JSON."""
     if every and stream:
         raise typer.BadParameter("give --all or --stream, not both")
-    configure_logging(LogLevel.ERROR)
     define_types(module)
     asked = request_of(name, fields_of(fields))
     bus = open_bus(server, prefix, timeout=timeout)

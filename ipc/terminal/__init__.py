@@ -14,7 +14,7 @@ from ._load import import_module, load
 from ._logging import LogLevel, configure_logging
 from ._loop import fast_event_loop
 from ._options import JsonOption
-from ._output import note, print_fields, print_json, print_table, say, since
+from ._output import note, print_fields, print_json, print_table, printable, say, since
 from ._program import new_program, run_program
 from ._stop import LEAVE, on_stop_signal, stop_with_stdin
 
@@ -42,6 +42,7 @@ __all__ = [
     "print_fields",
     "print_json",
     "print_table",
+    "printable",
     "run_program",
     "say",
     "serve_health",

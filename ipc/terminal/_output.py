@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-__all__ = ["note", "print_fields", "print_json", "print_table", "say", "since"]
+__all__ = ["note", "print_fields", "print_json", "print_table", "printable", "say", "since"]
 
 # Wide enough that a pipe gets every line whole.
 UNLIMITED = 100_000
@@ -33,14 +33,24 @@ def console(stderr: bool = False) -> Console:
     )
 
 
+def printable(text: str) -> str:
+    """Return a text without what a terminal would obey instead of showing it."""
+    if text.isprintable():
+        return text
+    return "".join(
+        one if one.isprintable() or one in "\n\t" else one.encode("unicode_escape").decode()
+        for one in text
+    )
+
+
 def say(text: str) -> None:
     """Print a result as it is."""
-    console().print(Text(text), soft_wrap=True)
+    console().print(Text(printable(text)), soft_wrap=True)
 
 
 def note(text: str, style: str = "") -> None:
     """Tell the person at the terminal something that is not the result."""
-    console(stderr=True).print(Text(text, style=style), soft_wrap=True)
+    console(stderr=True).print(Text(printable(text), style=style), soft_wrap=True)
 
 
 def print_json(value: Any) -> None:
@@ -56,7 +66,7 @@ def print_fields(fields: Iterable[tuple[str, str]]) -> None:
     table.add_column(overflow="fold")
     for name, value in fields:
         if value:
-            table.add_row(name, Text(value))
+            table.add_row(name, Text(printable(value)))
     print_grid(table)
 
 
@@ -67,7 +77,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
         # An id that is cut off is of no use.
         table.add_column(column, overflow="fold")
     for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
+        table.add_row(*(Text(printable(cell)) for cell in row))
     print_grid(table)
 
 

@@ -11,11 +11,10 @@ from typing import Protocol
 import pytest
 
 from ipc import LocalServer
+from tests.conftest import ACCOUNT
 from tests.faults.accounts import Runs
 from tests.faults.processes import WorkerProcess
 from tests.faults.tasks import Shop
-
-ACCOUNTS = pytest.StashKey[list[str]]()
 
 
 class StartWorker(Protocol):
@@ -66,25 +65,11 @@ def start_worker(runs: Runs, tmp_path: Path) -> Iterator[StartWorker]:
 
 
 @pytest.fixture
-def account(request: pytest.FixtureRequest, runs: Runs) -> Callable[[int], None]:
+def account(record_property: Callable[[str, object], None], runs: Runs) -> Callable[[int], None]:
     """Note, for the summary, how many jobs there were and how many of them ran twice."""
 
     def note(jobs: int) -> None:
-        lines = request.config.stash.setdefault(ACCOUNTS, [])
-        lines.append(
-            f"{request.node.name}: {jobs} jobs, {jobs} outcomes, lost 0, "
-            f"ran twice {runs.num_repeated()}"
-        )
+        said = f"{jobs} jobs, {jobs} outcomes, lost 0, ran twice {runs.num_repeated()}"
+        record_property(ACCOUNT, said)
 
     return note
-
-
-def pytest_terminal_summary(
-    terminalreporter: pytest.TerminalReporter, config: pytest.Config
-) -> None:
-    """Show the accounts of all fault tests that passed."""
-    lines = config.stash.get(ACCOUNTS, [])
-    if lines:
-        terminalreporter.section("faults")
-        for line in lines:
-            terminalreporter.write_line(line)

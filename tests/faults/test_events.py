@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -18,8 +19,8 @@ from ipc import (
     ReplyTimeoutError,
     ServerUnavailableError,
 )
+from tests.conftest import ACCOUNT
 from tests.faults.accounts import POLL_INTERVAL, until
-from tests.faults.conftest import ACCOUNTS
 from tests.faults.event_load import Callers, Publisher
 from tests.faults.events import Moved, Placed, new_bus
 from tests.faults.notes import Notes, leave_note
@@ -69,13 +70,9 @@ def start(server: LocalServer, notes: Notes, tmp_path: Path) -> Iterator[Start]:
 
 
 @pytest.fixture
-def account(request: pytest.FixtureRequest) -> Account:
+def account(record_property: Callable[[str, object], None]) -> Account:
     """Note, for the summary, what became of what was sent."""
-
-    def note(text: str) -> None:
-        request.config.stash.setdefault(ACCOUNTS, []).append(f"{request.node.name}: {text}")
-
-    return note
+    return partial(record_property, ACCOUNT)
 
 
 def kill(process: Process) -> None:

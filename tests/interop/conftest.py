@@ -8,6 +8,7 @@ fails fails the test.
 """
 
 import asyncio
+import fcntl
 import json
 import os
 import re
@@ -129,7 +130,11 @@ def install(folder: Path) -> str:
 @pytest.fixture(scope="session")
 def node_packages() -> None:
     """The client with all that it needs; without it tests are skipped."""
-    if missing := install(CLIENT):
+    # Tests may run in several processes, and one installation is enough.
+    with (CLIENT / "package.json").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        missing = install(CLIENT)
+    if missing:
         pytest.skip(missing)
 
 

@@ -704,3 +704,21 @@ async def test_only_messages_can_be_sent(bus: Bus, thing: Any):
         await bus.publish(thing)
     with pytest.raises(TypeError, match=r"not a subclass of ipc\.Event or ipc\.Request"):
         await bus.request(thing)
+
+
+# -- told to stop before it has begun ------------------------------------------------------
+
+
+async def test_drain_while_a_handler_begins_lets_serve_return(new_bus: BusFactory):
+    """Who serves was not cancelled: it is as if the handler had never begun."""
+    async with new_bus() as bus:
+        takes(bus, durable="mailer")
+        serve = asyncio.create_task(bus.serve())
+        await asyncio.sleep(0)
+
+        await bus.drain()
+        done, _ = await asyncio.wait({serve}, timeout=5)
+
+    assert done
+    assert not serve.cancelled()
+    assert serve.exception() is None

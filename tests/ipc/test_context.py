@@ -11,6 +11,7 @@ from structlog.testing import capture_logs
 
 from ipc import (
     Bus,
+    Cause,
     Context,
     Event,
     Handler,
@@ -513,3 +514,26 @@ async def test_without_a_lifespan_there_is_no_state(bus: Bus):
     await bus.publish(Placed())
 
     assert (await noted(seen, "Placed")).state is None
+
+
+# -- what is no message --------------------------------------------------------------------
+
+
+async def test_what_is_sent_may_follow_from_what_is_no_message(bus: Bus):
+    """A web request, for one: its id is the cause, and what all of it can be found by."""
+    seen = notes(bus, Placed, Paid, Shipped)
+    await bus.ready()
+
+    with following(Cause("request-1", traceparent=TRACE)):
+        await bus.publish(Placed())
+    with following(Cause("request-2", correlation_id="visit-7")):
+        await bus.publish(Paid())
+    await bus.publish(Shipped())
+
+    placed, paid = await noted(seen, "Placed"), await noted(seen, "Paid")
+    shipped = await noted(seen, "Shipped")
+    assert (placed.causation_id, placed.correlation_id) == ("request-1", "request-1")
+    assert placed.traceparent == TRACE
+    assert (paid.causation_id, paid.correlation_id) == ("request-2", "visit-7")
+    assert paid.traceparent is None
+    assert (shipped.causation_id, shipped.correlation_id) == ("", shipped.id)

@@ -844,7 +844,7 @@ async def test_durable_neither_begins_nor_ceases_to_keep_the_order(
 
 @pytest.mark.parametrize("first", ["ledger", "ledger-00"])
 async def test_name_of_a_part_is_no_other_durable_s(new_bus: BusFactory, first: str):
-    """A durable that keeps the order has consumers `ledger-00` and so on: each is of one durable."""
+    """One that keeps the order has consumers `ledger-00` and so on: each is of one durable."""
     names = ["ledger", "ledger-00"]
     second = names[first == "ledger"]
     async with new_bus() as bus:
@@ -854,6 +854,18 @@ async def test_name_of_a_part_is_no_other_durable_s(new_bus: BusFactory, first: 
 
         with pytest.raises(DurableConflictError, match=f"part of '{first}'"):
             await bus.ready()
+
+
+async def test_durable_that_cannot_be_declared_leaves_nothing_behind(new_bus: BusFactory):
+    """What was made of it before would hold events back, and nobody would take them."""
+    async with new_bus() as bus:
+        takes(bus, "ledger-05", Moved)
+        await bus.ready()
+        takes(bus, "ledger", Moved, ordered=True)
+        with pytest.raises(DurableConflictError, match="part of 'ledger-05'"):
+            await bus.ready()
+
+        assert [one.durable for one in await bus.durables.list()] == ["ledger-05"]
 
 
 # -- a server that has lost everything -------------------------------------------------------

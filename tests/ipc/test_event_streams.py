@@ -15,11 +15,15 @@ class Placed(Event, type="store.Placed"):
     number: int
 
 
-def takes(bus: Bus, durable: str) -> list[int]:
+class Paid(Event, type="store.Paid"):
+    number: int
+
+
+def takes(bus: Bus, durable: str, *types: Any) -> list[int]:
     seen: list[int] = []
 
-    @bus.on(Placed, durable=durable)
-    async def note(event: Placed) -> None:
+    @bus.on(*(types or (Placed,)), durable=durable)
+    async def note(event: Any) -> None:
         seen.append(event.number)
 
     return seen
@@ -96,3 +100,59 @@ async def test_stream_that_differs_is_left_as_it_is(new_bus: BusFactory):
     assert found.config["retention"] == "interest"
     warnings = [log for log in logs if "differs" in log["event"]]
     assert [set(log["differences"]) for log in warnings] == [{"max_age"}]
+
+
+async def num_stored(bus: Bus) -> int | None:
+    found = await bus.jetstream.find_stream(bus.subjects.stream("store"))
+    return None if found is None else found.state.messages
+
+
+async def test_durable_is_told_to_forget_a_type(new_bus: BusFactory, bus: Bus):
+    """What waited in it of that type goes, all else stays."""
+    async with new_bus() as other:
+        takes(other, "mailer", Placed, Paid)
+        await other.ready()
+    await bus.publish(Placed(number=1), durable=True)
+    await bus.publish(Paid(number=2), durable=True)
+
+    assert await bus.durables.forget("mailer", "store.Paid")
+
+    async def has_one_left() -> bool:
+        return await num_stored(bus) == 1
+
+    await until(has_one_left, "the other one should be gone")
+    (durable,) = await bus.durables.list()
+    assert (durable.takes, durable.pending) == (["store.Placed"], 1)
+    assert not await bus.durables.forget("mailer", "store.Paid")
+    assert not await bus.durables.forget("stranger", "store.Placed")
+
+
+async def test_durable_that_forgets_its_last_type_is_gone(new_bus: BusFactory, bus: Bus):
+    """A consumer without a type would take all that its stream has."""
+    await leave_behind(new_bus, "mailer", 3)
+
+    assert await bus.durables.forget("mailer", "store.Placed")
+
+    async def is_empty() -> bool:
+        return await num_stored(bus) == 0
+
+    await until(is_empty, "nothing should be kept for it")
+    assert await bus.durables.list() == []
+
+
+async def test_durable_holds_nothing_back_where_all_is_kept(new_bus: BusFactory):
+    """A stream with a history keeps its events for its time, whoever needs them."""
+    domains = [Domain("store", history=3600)]
+    async with new_bus(domains=domains) as bus:
+        takes(bus, "gone")
+        await bus.ready()
+    async with new_bus(domains=domains) as bus:
+        await bus.publish(Placed(number=1), durable=True)
+        (durable,) = await bus.durables.list()
+        with capture_logs() as logs:
+            takes(bus, "here")
+            await bus.ready()
+
+    assert (durable.pending, durable.waiting, durable.has_history) == (1, 0, True)
+    assert not durable.holds_back
+    assert [log for log in logs if log["log_level"] == "warning"] == []

@@ -4,7 +4,8 @@ import asyncio
 import gc
 import json
 import weakref
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 import msgspec
@@ -22,6 +23,7 @@ from ipc import (
     LocalServer,
     MessageTooLargeError,
     NoResponderError,
+    PermissionDeniedError,
     Request,
     UnknownEvent,
     UnreadableError,
@@ -912,3 +914,114 @@ async def test_loop_over_events_knows_the_last_one(bus: Bus):
             await taken(events, 1)
             assert isinstance(events.context, Context)
             assert events.context.type == f"events.{kind.__name__}"
+
+
+# -- overlapping names in a group ----------------------------------------------------------
+
+
+@pytest.mark.parametrize("what", [[Placed, "events.>"], ["events.*", "*.*", ">"]], ids=repr)
+async def test_group_loses_nothing_however_often_it_asks(new_bus: BusFactory, what: list[Any]):
+    """Its members have an event once, under whichever of the names the server chooses."""
+    async with (
+        new_bus("one") as one,
+        new_bus("two") as two,
+        one.subscribe(*what, group="mailers") as first,
+        two.subscribe(*what, group="mailers") as second,
+    ):
+        for number in range(100):
+            await one.publish(Placed(number=number))
+        await one.connection.confirm()
+
+        shares = [await all_that_came(one, first), await all_that_came(two, second)]
+    assert sorted(event.number for share in shares for event in share) == list(range(100))
+
+
+# -- what nobody needs any more ------------------------------------------------------------
+
+
+async def test_loop_that_is_left_ends_its_subscription(bus: Bus):
+    """Nobody can ask for its next event any more, so the server need not send one."""
+    before = len(bus.connection._subscriptions)
+
+    async def first() -> Placed | None:
+        async for event in bus.subscribe(Placed):
+            return event
+        return None
+
+    looping = asyncio.create_task(first())
+
+    async def has_ended() -> bool:
+        await bus.publish(Placed(number=1))
+        return looping.done()
+
+    await until(has_ended, "the loop should take an event")
+    assert looping.result() == Placed(number=1)
+
+    await until(lambda: nobody_listens(bus), "the server should be told")
+    assert len(bus.connection._subscriptions) == before
+    assert not bus.listening
+
+
+# -- what the server does not allow --------------------------------------------------------
+
+
+@asynccontextmanager
+async def deaf_bus(**options: Any) -> AsyncIterator[Bus]:
+    """Open a bus that may not listen to `Placed`."""
+    config = (
+        'accounts { A { jetstream: enabled, users: [ { user: "u", password: "secret", '
+        'permissions: { subscribe: { deny: ["*.event.*.events.Placed"] } } } ] } }'
+    )
+    async with LocalServer(config=config) as server:
+        url = server.url.replace("//", "//u:secret@")
+        async with Bus("deaf", servers=url, grace=0, **options) as bus:
+            yield bus
+
+
+async def test_subscription_that_is_not_allowed_is_an_error():
+    """At its beginning: it would wait for ever. Others are not affected."""
+    async with deaf_bus() as bus:
+        with pytest.raises(PermissionDeniedError, match=r"events\.Placed"):
+            async with bus.subscribe(Paid, Placed):
+                pass
+        with pytest.raises(PermissionDeniedError, match=r"events\.Placed"):
+            await asyncio.wait_for(anext(bus.subscribe(Placed, group="mailers")), 5)
+
+        async with bus.subscribe(Paid) as events:
+            await bus.publish(Paid(number=1))
+            assert await taken(events, 1) == [Paid(number=1)]
+
+
+async def test_handler_that_may_not_listen_cannot_begin():
+    """Whoever waits until it listens is told."""
+    async with deaf_bus() as bus:
+        takes(bus, Paid, Placed)
+
+        with pytest.raises(PermissionDeniedError, match=r"events\.Placed"):
+            await bus.ready()
+        assert not bus.is_ready
+
+
+# -- handlers that are cancelled -----------------------------------------------------------
+
+
+async def test_handler_whose_own_work_was_cancelled_has_failed(bus: Bus):
+    """It is told in the log as any other failure is, and the next event is handled."""
+    seen: list[int] = []
+
+    @bus.on(Placed, concurrency=1)
+    async def wait(event: Placed) -> None:
+        seen.append(event.number)
+        work = asyncio.create_task(asyncio.sleep(60))
+        work.cancel()
+        await work
+
+    await bus.ready()
+    with capture_logs() as logs:
+        await bus.publish(Placed(number=1))
+        await bus.publish(Placed(number=2))
+        await until(lambda: bus.running == 0 and len(seen) == 2, "both should be handled")
+
+    assert [entry["event"] for entry in logs if entry["log_level"] == "error"] == [
+        "event handler was cancelled"
+    ] * 2

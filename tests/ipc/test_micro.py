@@ -3,7 +3,7 @@
 import asyncio
 import json
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from typing import Any
 
@@ -54,9 +54,8 @@ def calculator(name: str = "calculator", **options: Any) -> Service:
     return service
 
 
-async def listen(client: Client, subject: str, receive: Callable[[Msg], Awaitable[None]]) -> None:
-    """Subscribe as any client does; return once the server knows."""
-    await client.subscribe(subject, cb=receive)
+async def confirm(client: Client) -> None:
+    """Return once the server has acted on what a client has sent."""
     # nats-py sends a ping ahead of what waits to be sent: only the second one comes behind it.
     await client.flush()
     await client.flush()
@@ -356,6 +355,7 @@ async def test_bus_finds_services_of_nats_py(bus: Bus, client: Client, namespace
         await service.add_endpoint(
             name="add", subject=bus.subjects.request("micro.Add"), handler=add
         )
+        await confirm(client)
         (info,) = await bus.services(namespace)
         assert await bus.request(Add(a=1, b=2)) == 3
         with pytest.raises(ServiceError) as caught:
@@ -386,8 +386,7 @@ async def test_services_of_both_kinds_share_requests(bus: Bus, client: Client, n
         await service.add_endpoint(
             name="add", subject=bus.subjects.request("micro.Add"), handler=add
         )
-        for _ in range(2):
-            await client.flush()
+        await confirm(client)
         await asyncio.gather(*(bus.request(Add(a=number)) for number in range(100)))
         own = bus.serving[0].stats().endpoints[0].num_requests
 
@@ -403,7 +402,8 @@ async def test_malformed_answer_is_skipped(bus: Bus, client: Client, namespace: 
         for data in (b"", b"nonsense", b"[]", b'{"name": 7}', b'{"name": "\xff"}', b"\xff"):
             await client.publish(message.reply, data)
 
-    await listen(client, f"$SRV.INFO.{namespace}", answer)
+    await client.subscribe(f"$SRV.INFO.{namespace}", cb=answer)
+    await confirm(client)
     async with serving(bus, calculator(namespace)):
         with capture_logs() as logs:
             infos = await bus.services(namespace)

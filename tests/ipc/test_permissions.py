@@ -1,6 +1,8 @@
 """A service runs under just the permissions that it is said to need."""
 
+import asyncio
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from ipc import (
     Service,
 )
 from ipc._permissions import permissions
-from ipc._surface import surface_of_service
+from ipc._surface import surface_of_bus, surface_of_service
 from tests.conftest import until
 
 from .conftest import serving
@@ -41,6 +43,10 @@ class Bill(Request[int], type="guarded.Bill"):
 
 class Price(Request[int], type="guarded.Price"):
     number: int
+
+
+class Rows(Request[int], type="guarded.Rows"):
+    count: int
 
 
 def billing() -> Service:
@@ -68,13 +74,20 @@ def prices() -> Service:
     return service
 
 
+def asker(**options: Any) -> Bus:
+    """A bus that asks, and nothing else."""
+    return Bus("asker", requests=[Rows], **options)
+
+
 @pytest.fixture
 async def server(tmp_path: Path) -> AsyncIterator[LocalServer]:
-    """A server on which the service may do what it needs, and the admin everything."""
+    """A server on which service and asker may do what they need, and the admin everything."""
     block = str(permissions(surface_of_service(billing())))
+    asking = str(permissions(surface_of_bus(asker())))
     config = (
         "accounts { SHOP { jetstream: enabled, users: [\n"
         f'{{ user: "billing", password: "secret", {block} }}\n'
+        f'{{ user: "asker", password: "secret", {asking} }}\n'
         '{ user: "admin", password: "secret" }\n'
         "] } }"
     )
@@ -82,9 +95,12 @@ async def server(tmp_path: Path) -> AsyncIterator[LocalServer]:
         yield running
 
 
+def url_of(server: LocalServer, user: str) -> str:
+    return server.url.replace("//", f"//{user}:secret@")
+
+
 def bus_of(server: LocalServer, user: str, name: str, **options: Any) -> Bus:
-    servers = server.url.replace("//", f"//{user}:secret@")
-    return Bus(name, servers=servers, storage="memory", **options)
+    return Bus(name, servers=url_of(server, user), storage="memory", **options)
 
 
 async def declare(admin: Bus) -> None:
@@ -170,3 +186,69 @@ def test_block_says_why():
     assert subjects
     assert all("  # " in line for line in subjects)
     assert any('"ipc.request.guarded.Bill"' in line for line in subjects)
+
+
+async def test_replies_to_others_are_not_its_own(server: LocalServer):
+    """It cannot listen to inboxes but its own: they carry answers, and what durables get."""
+    async with (
+        bus_of(server, "admin", "admin") as admin,
+        bus_of(server, "billing", "billing", declare=False) as bus,
+        serving(admin, prices()),
+    ):
+        heard: list[Any] = []
+        for subject in ("_INBOX.>", "_INBOX.admin.>", "_INBOX.*.*", ">"):
+            listening = await bus.connection.subscribe(subject, heard.append)
+            with pytest.raises(PermissionDeniedError, match="subscribe"):
+                await bus.connection.confirm([listening])
+        assert await admin.request(Price(number=1)) == 100
+        await bus.connection.confirm()
+
+    assert heard == []
+
+
+async def test_registry_of_others_is_not_its_own(server: LocalServer):
+    """It can neither remove what they have written there nor overwrite it."""
+    async with (
+        bus_of(server, "admin", "admin") as admin,
+        bus_of(server, "billing", "billing", declare=False) as bus,
+    ):
+        await admin.publish(Secret(number=1))
+        await admin.registry.write()
+        bucket, subjects = bus.subjects.bucket_stream, bus.subjects
+        for subject in (
+            f"$JS.API.STREAM.PURGE.{bucket}",
+            f"$JS.API.STREAM.MSG.DELETE.{bucket}",
+            subjects.instance_key("admin", admin.id),
+            subjects.type_key("guarded.Secret"),
+            subjects.tries_key("guarded", "books", "1-1"),
+        ):
+            with pytest.raises(PermissionDeniedError, match="publish"):
+                await bus.connection.request(subject, b"{}")
+
+        assert [one.name for one in await admin.registry.instances()] == ["admin"]
+        assert [one.name for one in await admin.registry.types()] == ["guarded.Secret"]
+
+
+async def test_who_asks_for_a_stream_may_give_credit(server: LocalServer):
+    """More items come than may be on their way unasked, and leaving the loop ends them."""
+    service, ended = Service("rows"), asyncio.Event()
+
+    @service.handle
+    async def rows(request: Rows) -> AsyncIterator[int]:
+        try:
+            for number in range(request.count):
+                yield number
+        finally:
+            ended.set()
+
+    async with (
+        bus_of(server, "admin", "admin") as admin,
+        asker(servers=url_of(server, "asker"), declare=False) as bus,
+        serving(admin, service),
+    ):
+        assert [row async for row in bus.stream(Rows(count=300))] == list(range(300))
+
+        ended.clear()
+        async with aclosing(bus.stream(Rows(count=1_000_000))) as items:
+            assert await anext(items) == 0
+        await asyncio.wait_for(ended.wait(), 5)

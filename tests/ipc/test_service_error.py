@@ -77,6 +77,15 @@ class PlainError(ServiceError):
     """Nothing but what it is."""
 
 
+class NoUserError(ServiceError, code=404):
+    """Writes its message itself."""
+
+    id: int
+
+    def __init__(self, id: int) -> None:
+        super().__init__(f"there is no user {id}", id=id)
+
+
 class Fail(Request[int], type="service_error.Fail"):
     what: str = ""
 
@@ -541,3 +550,12 @@ async def test_error_passes_through_services(bus: Bus):
             await bus.request(Relay())
 
     assert caught.value.id == 7
+
+
+async def test_error_may_be_made_in_its_own_way(bus: Bus):
+    """A class's own `__init__` takes what it wants; what arrives is not made by it."""
+    async with serving(bus, failing(NoUserError(7))):
+        with pytest.raises(NoUserError, match="there is no user 7") as caught:
+            await bus.request(Fail())
+
+    assert (caught.value.id, caught.value.code) == (7, 404)

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import math
 import random
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -36,6 +37,8 @@ from ipc import (
     UnreadableError,
     current_context,
 )
+from ipc._envelope import Meta
+from ipc._serving import time_in
 from tests.conftest import until
 
 from .conftest import BusFactory, serving
@@ -1474,3 +1477,65 @@ async def test_bus_says_how_it_is(bus: Bus):
         await asked
         assert bus.running == 0
     assert bus.health()["services"] == []
+
+
+# -- what a handler leaves running --------------------------------------------------------
+
+
+async def test_what_a_handler_leaves_running_takes_its_own_time(bus: Bus):
+    """Its caller has an answer: what is asked for afterwards does not end with that time."""
+    service, later = Service("starting"), list[asyncio.Task[int]]()
+    time_is_up = asyncio.Event()
+
+    async def work() -> int:
+        await time_is_up.wait()
+        return await bus.request(Add(a=1, b=2))
+
+    @service.handle
+    async def start(request: Forget, ctx: Context) -> None:
+        later.append(asyncio.create_task(work()))
+        assert ctx.time_left is not None
+        asyncio.get_running_loop().call_later(ctx.time_left, time_is_up.set)
+
+    async with serving(bus, service, adding().service):
+        await bus.request(Forget(), timeout=0.2)
+
+        assert await asyncio.wait_for(later[0], 5) == 3
+
+
+# -- what the server does not allow -------------------------------------------------------
+
+
+@pytest.mark.parametrize("denied", ["request.serving.Add", "event.*.serving.Placed"])
+async def test_service_that_may_not_listen_cannot_begin(denied: str):
+    """To its requests, or to events: whoever serves is told, and nothing of it is left."""
+    config = (
+        'accounts { A { jetstream: enabled, users: [ { user: "u", password: "secret", '
+        f'permissions: {{ subscribe: {{ deny: ["*.{denied}"] }} }} }} ] }} }}'
+    )
+    made = adding()
+    made.service.on(Placed)(note_number([]))
+    async with LocalServer(config=config) as server:
+        url = server.url.replace("//", "//u:secret@")
+        async with Bus("server", servers=url, storage="memory", grace=0) as bus:
+            with pytest.raises(PermissionDeniedError, match=denied.replace("*", r"\*")):
+                await asyncio.wait_for(bus.serve(made.service), 10)
+
+            assert not bus.serving
+            with pytest.raises(NoResponderError):
+                await bus.request(Add(a=1))
+
+
+# -- for how long a caller says that it waits ---------------------------------------------
+
+
+@pytest.mark.parametrize("said", [None, 0, -1, -0.5, math.nan, math.inf, -math.inf])
+def test_time_that_makes_no_sense_counts_as_not_said(said: float | None):
+    """MessagePack can say `nan`, which is neither above nor below anything."""
+    assert time_in(Meta(timeout=said)) is None
+
+
+@pytest.mark.parametrize("said", [0.001, 2, 1e9])
+def test_time_that_a_caller_says_counts(said: float):
+    """However long or short."""
+    assert time_in(Meta(timeout=said)) == said

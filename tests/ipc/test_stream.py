@@ -849,3 +849,33 @@ async def test_busy_service_says_so(bus: Bus):
             await anext(bus.stream(Items()))
 
     assert caught.value.code == 503
+
+
+async def test_nothing_that_came_after_a_loss_is_given(
+    new_bus: BusFactory, server_url: str, client: Client, namespace: str
+):
+    """A caller that is slow still has items of before; after those it is told, not given others."""
+    asked: list[Msg] = []
+
+    async def answer(message: Msg) -> None:
+        asked.append(message)
+        for number in range(3):
+            await message.respond(str(number).encode())
+
+    await listen(client, f"{namespace}.request.stream.Items", answer)
+    async with Proxy(server_url) as network, new_bus("caller", servers=network.url) as caller:
+        items = caller.stream(Items(), timeout=5)
+        received = [await anext(items)]
+        await caller.connection.confirm()
+        await network.cut()
+        await until(lambda: not caller.is_ready, "the loss should be noticed")
+        await network.restore()
+        await until(lambda: caller.is_ready, "it should be back")
+        # What came between is lost.
+        await client.publish(asked[0].reply, b"7")
+        await client.flush()
+        await caller.connection.confirm()
+        with pytest.raises(ConnectionLostError):
+            await take(items, received)
+
+    assert received == [0, 1, 2]

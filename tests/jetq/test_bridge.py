@@ -8,8 +8,17 @@ from typing import Any
 import msgspec
 import pytest
 
-from ipc import Bus, Context, Event, Request, Service, ServiceError
-from jetq import App, JobFailedError, Retry, current_job
+from ipc import (
+    Bus,
+    Context,
+    Event,
+    JetStream,
+    JetStreamError,
+    Request,
+    Service,
+    ServiceError,
+)
+from jetq import App, JobFailedError, Retry, TaskDefinitionError, current_job
 from jetq._bridge import job_token
 from tests.conftest import AppFactory, until, until_status, working
 
@@ -236,6 +245,80 @@ async def test_forwarding_takes_requests_only(app: App):
     """An event, which nobody answers, is refused where the task is defined."""
     with pytest.raises(TypeError, match="UserCreated is an event"):
         app.forward(UserCreated)  # type: ignore[arg-type]
+
+
+async def test_two_tasks_react_to_one_event(app: App, bus: Bus, seen: list[Any]):
+    """Of one queue: each event is a job of both, and not one job that only the first gets."""
+
+    @app.task
+    async def welcome(event: UserCreated) -> None:
+        seen.append(("welcome", event.id))
+
+    @app.task
+    async def count(event: UserCreated) -> None:
+        seen.append(("count", event.id))
+
+    app.enqueue_on(UserCreated, welcome)
+    app.enqueue_on(UserCreated, count)
+    async with working(app):
+        for number in range(3):
+            await bus.publish(UserCreated(id=number), durable=True)
+        await until(lambda: len(seen) == 6, "both should run for each event")
+
+    assert sorted(seen) == [(name, number) for name in ("count", "welcome") for number in range(3)]
+
+
+async def test_one_task_reacts_to_two_events(app: App, bus: Bus, seen: list[Any]):
+    """Each has a durable of its own."""
+
+    @app.task
+    async def note(event: UserCreated | UserGreeted) -> None:
+        seen.append(type(event).__name__)
+
+    app.enqueue_on(UserCreated, note)
+    app.enqueue_on(UserGreeted, note)
+    async with working(app):
+        await bus.publish(UserCreated(id=1), durable=True)
+        await bus.publish(UserGreeted(id=1), durable=True)
+        await until(lambda: len(seen) == 2, "both events should have become jobs")
+
+    assert sorted(seen) == ["UserCreated", "UserGreeted"]
+
+
+def test_durable_enqueues_jobs_for_one_reaction(app: App):
+    """A second one would get some of the events, and the first one the others."""
+
+    @app.task
+    async def welcome(event: UserCreated) -> None: ...
+
+    app.enqueue_on(UserCreated, welcome, durable="welcome")
+    with pytest.raises(TaskDefinitionError, match="give this one durable="):
+        app.enqueue_on(UserCreated, welcome, durable="welcome")
+    app.enqueue_on(UserCreated, welcome)
+    with pytest.raises(TaskDefinitionError, match="give this one durable="):
+        app.enqueue_on(UserCreated, welcome)
+
+
+async def test_worker_that_cannot_take_events_is_not_live(
+    app: App, bus: Bus, monkeypatch: pytest.MonkeyPatch
+):
+    """It runs jobs, but events wait that should become some: better to start it again."""
+
+    @app.task
+    async def welcome(event: UserCreated) -> None: ...
+
+    async def refuse(*_: Any, **__: Any) -> None:
+        raise JetStreamError("CONSUMER.CREATE", 400, 10026, "maximum consumers limit reached")
+
+    app.enqueue_on(UserCreated, welcome)
+    async with working(app) as worker:
+        assert (worker.is_ready, worker.is_live) == (True, True)
+        monkeypatch.setattr(JetStream, "create_consumer", refuse)
+        (reaction,) = app.reactions
+        await bus.durables.remove(reaction.durable)
+
+        await until(lambda: not worker.is_live, "it should say so")
+        assert not worker.is_ready
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from ipc import Bus, Event, Events
+from ipc import Bus, Cause, Context, Event, Events, following
 from jetq import (
     App,
     JobCancelled,
@@ -142,3 +142,29 @@ async def test_nothing_is_told_by_default(new_app: AppFactory, server_url: str, 
         await until(lambda: events, "the probe should have come")
 
     assert [event.app for event in events] == ["probe"]
+
+
+async def test_events_of_a_job_have_its_correlation(app: App, server_url: str, namespace: str):
+    """From its enqueuing on: that of what it follows from, or, at a beginning, its own id."""
+    told_of: dict[str, list[Context]] = {}
+
+    @app.task
+    async def work() -> None: ...
+
+    async with Bus("watcher", servers=server_url, prefix=namespace) as bus, working(app):
+
+        @bus.on(JobEnqueued, JobCompleted)
+        async def note(event: JobEvent, ctx: Context) -> None:
+            told_of.setdefault(event.job_id, []).append(ctx)
+
+        await bus.ready()
+        with following(Cause("request-1")):
+            caused = await work.enqueue()
+        alone = await work.enqueue()
+        (many,) = await app.enqueue_many([work.call()])
+        await until(lambda: sum(map(len, told_of.values())) == 6, "all should be told")
+
+    trails = {caused.id: "request-1", alone.id: alone.id, many.id: many.id}
+    for job_id, correlation_id in trails.items():
+        assert [ctx.correlation_id for ctx in told_of[job_id]] == [correlation_id] * 2
+        assert [ctx.causation_id for ctx in told_of[job_id]] == [job_id] * 2
