@@ -31,7 +31,7 @@ import structlog
 
 from ._codec import CODECS, Codec, CodecName
 from ._connection import Connection, Message
-from ._context import Context, Scope, current_origin
+from ._context import Context, Origin, Scope, current_origin
 from ._domain import Domain
 from ._durable import DurableConsumer
 from ._envelope import NOT_DECODABLE, Meta, UnknownEvent, write
@@ -249,15 +249,15 @@ class Bus:
         """
         if durable:
             id = id or self.new_id()
-            subject, data = self._written(event, id)
-            await self._store(type_of(type(event)), subject, data, id)
+            subject, data, headers = self._written(event, id)
+            await self._store(type_of(type(event)), subject, data, headers, id)
             return
         if id:
             raise ValueError("an id of your own is for durable=True, by which it is checked")
-        session = self._open_session
-        subject, data = self._written(event, f"{session.id}-{next(session.numbers)}")
-        if not session.connection.offer(subject, data, _trace_headers()):
-            await session.connection.publish(subject, data, headers=_trace_headers())
+        subject, data, headers = self._written(event)
+        connection = self._open_session.connection
+        if not connection.offer(subject, data, headers):
+            await connection.publish(subject, data, headers=headers)
 
     def publish_nowait(self, event: Event) -> None:
         """Publish an event without waiting for anything, not even for the connection.
@@ -267,8 +267,8 @@ class Bus:
             MessageTooLargeError: It is over the server's limit.
             TypeError: A field cannot be encoded.
         """
-        subject, data = self._written(event, self.new_id())
-        self.connection.send(subject, data, headers=_trace_headers())
+        subject, data, headers = self._written(event)
+        self.connection.send(subject, data, headers=headers)
 
     @overload
     def subscribe(
@@ -375,11 +375,9 @@ class Bus:
         """
         kind = request_type(type(request))
         seconds = self._time_for(kind, timeout)
-        data = write(request, self._meta(kind, self.new_id(), timeout=seconds), self._codec)
+        data, headers = self._asked(kind, request, timeout=seconds)
         subject = self.subjects.request(kind.name)
-        message = await self.connection.request(
-            subject, data, headers=_trace_headers(), timeout=seconds
-        )
+        message = await self.connection.request(subject, data, headers=headers, timeout=seconds)
         return self._reply(kind, message)
 
     async def gather(
@@ -401,12 +399,12 @@ class Bus:
         """
         kind = request_type(type(request))
         seconds = self._time_for(kind, timeout)
-        data = write(request, self._meta(kind, self.new_id(), timeout=seconds), self._codec)
+        data, headers = self._asked(kind, request, timeout=seconds)
         return await gather(
             self.connection,
             self.subjects.gather(kind.name),
             data,
-            _trace_headers(),
+            headers,
             codec=self._codec,
             decode=partial(self._decoded, kind),
             expected=partial(self.registry.answering, kind.name),
@@ -434,12 +432,12 @@ class Bus:
         """
         kind = request_type(type(request))
         silence = self.timeout if timeout is None else timeout
-        meta = self._meta(kind, self.new_id(), timeout=silence, credit=CREDIT)
+        data, headers = self._asked(kind, request, timeout=silence, credit=CREDIT)
         items = read_stream(
             self.connection,
             self.subjects.request(kind.name),
-            write(request, meta, self._codec),
-            _trace_headers(),
+            data,
+            headers,
             codec=self._codec,
             decode=partial(self._decoded, kind),
             silence=silence,
@@ -829,35 +827,59 @@ class Bus:
         session = self._open_session
         return f"{session.id}-{next(session.numbers)}"
 
-    def _written(self, event: Event, id: str) -> tuple[str, bytes]:
-        """Return an event's subject and its bytes."""
-        outlets = self._open_session.outlets
-        outlet = outlets.get(type(event))
+    def _written(self, event: Event, id: str = "") -> tuple[str, bytes, dict[str, str] | None]:
+        """Return an event's subject, its bytes and its headers."""
+        session = self._open_session
+        outlet = session.outlets.get(type(event))
         if outlet is None:
             kind = event_type(type(event))
-            self.registry.publishes(kind)
-            outlet = outlets[type(event)] = Outlet(kind, self.subjects.event(kind.name))
+            session.registry.publishes(kind)
+            outlet = Outlet(kind, self.subjects.event(kind.name))
+            session.outlets[type(event)] = outlet
         kind, subject = outlet.kind, outlet.subject
         if kind.key is not None:
             subject = self.subjects.event(kind.name, part_of_key(kind.key_of(event)))
-        return subject, write(event, self._meta(kind, id), self._codec)
+        origin = current_origin.get()
+        meta = self._meta(kind, id or f"{session.id}-{next(session.numbers)}", origin)
+        data = write(event, meta, self._codec)
+        return subject, data, None if origin is None else trace_headers(origin)
+
+    def _asked(
+        self, kind: MessageType, request: Request[Any], *, timeout: float, credit: int = 0
+    ) -> tuple[bytes, dict[str, str] | None]:
+        """Return a request's bytes and its headers."""
+        origin = current_origin.get()
+        meta = self._meta(kind, self.new_id(), origin, timeout=timeout, credit=credit)
+        data = write(request, meta, self._codec)
+        return data, None if origin is None else trace_headers(origin)
 
     def _meta(
-        self, kind: MessageType, id: str, *, timeout: float | None = None, credit: int = 0
+        self,
+        kind: MessageType,
+        id: str,
+        origin: Origin | None,
+        *,
+        timeout: float | None = None,
+        credit: int = 0,
     ) -> Meta:
         """Return what a message that is sent now says of itself."""
-        origin = current_origin.get()
+        now = datetime.now(UTC)
         if origin is None:
-            correlation = causation = ""
-        else:
-            correlation, causation = origin.correlation_id, origin.id
+            return Meta(
+                id=id,
+                time=now,
+                source=self.name,
+                version=kind.version,
+                timeout=timeout,
+                credit=credit,
+            )
         return Meta(
             id=id,
-            time=datetime.now(UTC),
+            time=now,
             source=self.name,
             version=kind.version,
-            correlation=correlation,
-            causation=causation,
+            correlation=origin.correlation_id,
+            causation=origin.id,
             timeout=timeout,
             credit=credit,
         )
@@ -888,17 +910,24 @@ class Bus:
                 self.subjects.request(kind.name), f"the answer is not as declared: {exc}"
             ) from exc
 
-    async def _store(self, kind: MessageType, subject: str, data: bytes, id: str) -> None:
+    async def _store(
+        self,
+        kind: MessageType,
+        subject: str,
+        data: bytes,
+        headers: Mapping[str, str] | None,
+        id: str,
+    ) -> None:
         """Have an event stored. The server knows its id, so repeating it is safe."""
         session = self._open_session
         deadline = time.monotonic() + self.timeout
-        headers = {"Nats-Msg-Id": f"{kind.name}.{id}", **(_trace_headers() or {})}
+        said = {"Nats-Msg-Id": f"{kind.name}.{id}", **(headers or {})}
         anew, unconfirmed = False, None
         while True:
             left = max(deadline - time.monotonic(), 0.01)
             try:
                 await self.streams.ensure(kind.domain, anew=anew)
-                await session.jetstream.publish(subject, data, headers=headers, timeout=left)
+                await session.jetstream.publish(subject, data, headers=said, timeout=left)
                 return
             except NoResponderError as exc:
                 # The stream is gone: a server with streams in memory was restarted.
@@ -913,10 +942,9 @@ class Bus:
             await asyncio.sleep(PAUSE)
 
 
-def _trace_headers() -> dict[str, str] | None:
+def trace_headers(origin: Origin) -> dict[str, str] | None:
     """Return the headers that keep a trace together, if there is one."""
-    origin = current_origin.get()
-    trace = None if origin is None else origin.traceparent
+    trace = origin.traceparent
     # It may have come from anywhere, and a line break in it would begin another header.
     return {"traceparent": trace} if trace and trace.isprintable() else None
 

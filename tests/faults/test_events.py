@@ -227,6 +227,9 @@ async def test_another_instance_goes_on_answering(bus: Bus, start: Start, accoun
     await until_ready(bus, victim, other)
     async with Callers(bus) as callers:
         await callers.until_more(100, victim.pid)
+        # Stopped first, so that it certainly dies with requests that it has not answered.
+        victim.send_signal(signal.SIGSTOP)
+        await until(lambda: callers.errors, "some should wait for it in vain")
         kill(victim)
         await callers.until_more(200, other.pid)
     async with Callers(bus) as later:
