@@ -76,6 +76,13 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
+async def flushed(client: Client) -> None:
+    """Return once the server has acted on what a plain client has sent."""
+    # The first one's PING may go ahead of what was still buffered.
+    await client.flush()
+    await client.flush()
+
+
 @asynccontextmanager
 async def working(app: App, **options: Any) -> AsyncIterator[Worker]:
     """Run a worker beside the test, and stop it in the end."""

@@ -22,7 +22,7 @@ from ipc import (
     current_origin,
     following,
 )
-from tests.conftest import until
+from tests.conftest import flushed, until
 
 from .conftest import BusFactory, serving
 
@@ -437,7 +437,7 @@ async def test_middleware_may_set_the_trace(bus: Bus):
 async def test_without_a_trace_there_is_no_header(bus: Bus, client: Client, namespace: str):
     """A message with a header costs more."""
     subscription = await client.subscribe(f"{namespace}.event.-.context.Paid")
-    await client.flush()
+    await flushed(client)
 
     @bus.on(Placed)
     async def pay(event: Placed) -> None:

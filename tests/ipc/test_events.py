@@ -28,7 +28,7 @@ from ipc import (
     UnknownEvent,
     UnreadableError,
 )
-from tests.conftest import until
+from tests.conftest import flushed, until
 
 from .conftest import BusFactory
 
@@ -300,7 +300,7 @@ async def foreign(client: Client, namespace: str) -> Callable[[], Awaitable[None
         subject = f"{namespace}.event.-.events.Unheard"
         await client.publish(subject, b'{"$type": "events.Unheard", "a": [1], "$id": "id-1"}')
         await client.publish(f"{namespace}.event.-.events.Placed", b'{"number": 1}')
-        await client.flush()
+        await flushed(client)
 
     return publish
 
@@ -348,7 +348,7 @@ async def test_type_that_is_not_asked_for_is_unknown(bus: Bus, client: Client, n
 
     async with bus.subscribe(Placed) as skipping, bus.subscribe(Placed, unknown="keep") as keeping:
         await client.publish(f"{namespace}.event.-.events.Placed", stray)
-        await client.flush()
+        await flushed(client)
 
         assert await all_that_came(bus, skipping) == []
         assert await all_that_came(bus, keeping) == [UnknownEvent("events.Paid", {"number": 1})]
@@ -515,7 +515,7 @@ async def test_any_client_can_read_an_event(
 ):
     """It is one object on a subject that says its type."""
     subscription = await client.subscribe(f"{namespace}.event.>")
-    await client.flush()
+    await flushed(client)
 
     async with new_bus("shop", codec=codec) as bus:
         await bus.publish(Placed(number=1))

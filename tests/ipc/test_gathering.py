@@ -25,7 +25,7 @@ from ipc import (
     ServiceError,
     UnreadableError,
 )
-from tests.conftest import until
+from tests.conftest import flushed, until
 
 from .conftest import BusFactory
 from .conftest import serving as serving_unknown
@@ -85,8 +85,7 @@ async def listen(client: Client, subject: str, receive: Callable[[Msg], Awaitabl
     """Subscribe as any client does; return once the server knows."""
     await client.subscribe(subject, cb=receive)
     # nats-py sends a ping ahead of what waits to be sent: only the second one comes behind it.
-    await client.flush()
-    await client.flush()
+    await flushed(client)
 
 
 # -- who answers --------------------------------------------------------------------------

@@ -23,7 +23,7 @@ from structlog.testing import capture_logs
 
 from ipc import Bus, EndpointInfo, Request, Service, ServiceError, ServiceInfo, ServiceStats
 from ipc._micro import VERBS, read_answer
-from tests.conftest import until
+from tests.conftest import flushed, until
 
 from .conftest import BusFactory, serving
 
@@ -57,8 +57,7 @@ def calculator(name: str = "calculator", **options: Any) -> Service:
 async def confirm(client: Client) -> None:
     """Return once the server has acted on what a client has sent."""
     # nats-py sends a ping ahead of what waits to be sent: only the second one comes behind it.
-    await client.flush()
-    await client.flush()
+    await flushed(client)
 
 
 async def ask(client: Client, subject: str) -> dict[str, Any]:
@@ -272,7 +271,7 @@ async def test_question_that_cannot_be_answered_is_left(bus: Bus, client: Client
         with capture_logs() as logs:
             await client.publish(f"$SRV.PING.{namespace}", b"\xff")
             await client.publish(f"$SRV.PING.{namespace}", b"\xff", reply=client.new_inbox())
-            await client.flush()
+            await flushed(client)
             assert await ask(client, f"$SRV.PING.{namespace}")
 
     assert logs == []

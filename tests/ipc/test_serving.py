@@ -39,7 +39,7 @@ from ipc import (
 )
 from ipc._envelope import Meta
 from ipc._serving import time_in
-from tests.conftest import until
+from tests.conftest import flushed, until
 
 from .conftest import BusFactory, serving
 
@@ -170,8 +170,7 @@ async def listen(client: Client, subject: str, receive: Callable[[Msg], Awaitabl
     """Subscribe as any client does; return once the server knows."""
     await client.subscribe(subject, cb=receive)
     # nats-py sends a ping ahead of what waits to be sent: only the second one comes behind it.
-    await client.flush()
-    await client.flush()
+    await flushed(client)
 
 
 async def begin(bus: Bus, *services: Service) -> asyncio.Task[None]:
@@ -514,7 +513,7 @@ async def test_request_that_nobody_waits_for_is_handled(bus: Bus, client: Client
         with capture_logs() as logs:
             await client.publish(f"{namespace}.request.serving.Add", b'{"a": 1}')
             await client.publish(f"{namespace}.request.serving.Add", b"malformed")
-            await client.flush()
+            await flushed(client)
             await until(lambda: made.asked, "it should be handled")
             assert await bus.request(Add(a=1, b=2)) == 3
             await until(lambda: bus.running == 0, "all should be done")

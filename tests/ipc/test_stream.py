@@ -30,7 +30,7 @@ from ipc import (
     UnreadableError,
 )
 from ipc._stream import CREDIT, STREAM_HEADER
-from tests.conftest import until
+from tests.conftest import flushed, until
 from tests.faults.proxy import Proxy
 
 from .conftest import BusFactory, serving
@@ -116,8 +116,7 @@ async def listen(client: Client, subject: str, receive: Callable[[Msg], Awaitabl
     """Subscribe as any client does; return once the server knows."""
     await client.subscribe(subject, cb=receive)
     # nats-py sends a ping ahead of what waits to be sent: only the second one comes behind it.
-    await client.flush()
-    await client.flush()
+    await flushed(client)
 
 
 def ask(**said: Any) -> bytes:
@@ -273,7 +272,7 @@ async def test_client_gives_the_credit(bus: Bus, client: Client, namespace: str)
         await answer.ask(f"{namespace}.request.stream.ListRows", ask(count=10, **{"$credit": 3}))
         await until(lambda: len(answer.items) == 3, "so many should come")
         await bus.connection.confirm()
-        await client.flush()
+        await flushed(client)
         assert (len(answer.items), answer.states) == (3, ["open"])
 
         await answer.say(credit=2)
@@ -296,7 +295,7 @@ async def test_malformed_credit_changes_nothing(bus: Bus, client: Client, namesp
         await answer.say(credit=1)
         await until(lambda: len(answer.items) == 2, "one more should come")
         await bus.connection.confirm()
-        await client.flush()
+        await flushed(client)
         assert len(answer.items) == 2
 
         await answer.say(credit=10)
@@ -873,7 +872,7 @@ async def test_nothing_that_came_after_a_loss_is_given(
         await until(lambda: caller.is_ready, "it should be back")
         # What came between is lost.
         await client.publish(asked[0].reply, b"7")
-        await client.flush()
+        await flushed(client)
         await caller.connection.confirm()
         with pytest.raises(ConnectionLostError):
             await take(items, received)

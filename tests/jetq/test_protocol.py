@@ -8,7 +8,7 @@ import pytest
 from nats.js.errors import APIError
 
 from jetq import App, Priority, current_job
-from tests.conftest import until, working
+from tests.conftest import flushed, until, working
 
 
 class Line(msgspec.Struct):
@@ -60,7 +60,7 @@ async def last(client, stream, subject):
 async def test_outcome_is_announced(app: App, order, client):
     """Who subscribes to `settled` is told of every outcome as it is stored."""
     subscription = await client.subscribe(f"jetq.{app.name}.settled.orders.-.mine")
-    await client.flush()
+    await flushed(client)
     async with working(app):
         await order.using(id="mine").enqueue([Line("tea", 1)])
 
