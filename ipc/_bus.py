@@ -37,6 +37,7 @@ from ._durable import DurableConsumer
 from ._envelope import NOT_DECODABLE, Meta, UnknownEvent, write
 from ._errors import (
     BusNotOpenError,
+    ConnectionLostError,
     NoResponderError,
     ReplyTimeoutError,
     ServerUnavailableError,
@@ -101,6 +102,20 @@ class Outlet(msgspec.Struct, frozen=True):
     """Of those without a key."""
 
 
+class Clock:
+    """Tells the time, to a millisecond: making a `datetime` costs as much as encoding an event."""
+
+    def __init__(self) -> None:
+        self._at, self._now = 0.0, datetime.now(UTC)
+
+    def now(self) -> datetime:
+        """Return the time, UTC."""
+        at = time.time()
+        if not 0 <= at - self._at < 0.001:
+            self._at, self._now = at, datetime.fromtimestamp(at, UTC)
+        return self._now
+
+
 class Session:
     """What a bus has while it is open."""
 
@@ -114,6 +129,7 @@ class Session:
         # Unguessable is not needed, unique is: no two buses number from the same start.
         self.id = secrets.token_urlsafe(9).replace("-", "_")
         self.numbers = itertools.count(1)
+        self.clock = Clock()
         self.outlets: dict[type[Any], Outlet] = {}
         """Where the events of types go that were published."""
         self.scope = Scope(None, bus.middleware)
@@ -256,8 +272,13 @@ class Bus:
             raise ValueError("an id of your own is for durable=True, by which it is checked")
         subject, data, headers = self._written(event)
         connection = self._open_session.connection
-        if not connection.offer(subject, data, headers):
+        try:
+            is_much = connection.send(subject, data, headers=headers)
+        except ConnectionLostError:
             await connection.publish(subject, data, headers=headers)
+        else:
+            if is_much:
+                await connection.flushed()
 
     def publish_nowait(self, event: Event) -> None:
         """Publish an event without waiting for anything, not even for the connection.
@@ -495,13 +516,18 @@ class Bus:
         handlers = [*self.handlers, *(one for each in services for one in each.event_handlers)]
         publishes = [*self.publishes, *(kind for each in services for kind in each.publishes)]
         there = [self.streams.bucket().name]
-        await self.streams.ensure_bucket()
-        for domain in dict.fromkeys(kind.domain for kind in publishes):
-            await self.streams.ensure(domain)
-            there.append(self.subjects.stream(domain))
-        for handler in handlers:
-            if handler.options.durable is not None:
-                there += await DurableConsumer(self, handler, self.scope).declare()
+        # This once, whatever is said for everyday.
+        everyday, self.declare = self.declare, True
+        try:
+            await self.streams.ensure_bucket()
+            for domain in dict.fromkeys(kind.domain for kind in publishes):
+                await self.streams.ensure(domain)
+                there.append(self.subjects.stream(domain))
+            for handler in handlers:
+                if handler.options.durable is not None:
+                    there += await DurableConsumer(self, handler, self.scope).declare()
+        finally:
+            self.declare = everyday
         return list(dict.fromkeys(there))
 
     # -- serving ---------------------------------------------------------------------------
@@ -510,9 +536,16 @@ class Bus:
         """Offer services, and handle events, until cancelled or until `drain` is called.
 
         Raises:
+            HandlerDefinitionError: Two handlers have the same durable.
             IpcError: A handler could not begin, or cannot go on.
         """
         session = self._open_session
+        handlers = list(self.handlers)
+        for handler in (one for service in services for one in service.event_handlers):
+            check_durable(handler, handlers)
+            handlers.append(handler)
+        if not handlers and not any(service.handlers for service in services):
+            log.warning("there is nothing to serve: no request or event has a handler")
         serving = [Serving(self, service) for service in services]
         try:
             for one in serving:
@@ -521,6 +554,7 @@ class Bus:
                 self.registry.serves(one)
             await self.ready()
             await self.registry.write()
+            log.info("bus serves", bus=self.name, id=self.id, event_handlers=len(handlers))
             stopped = asyncio.ensure_future(session.stopping.wait())
             try:
                 done, _ = await asyncio.wait(
@@ -751,16 +785,16 @@ class Bus:
         session.tasks.add(task)
         task.add_done_callback(ended)
 
-    async def invoke(
+    def invoke(
         self, function: Callable[[Any, Context], Awaitable[Any]], message: Any, context: Context
-    ) -> Any:
+    ) -> Awaitable[Any]:
         """Call a handler, with the middleware of its bus or service around it.
 
         For a task of its own: what it sends from now on follows from the message.
         """
         current_origin.set(context)
         call = partial(function, message, context)
-        return await wrap(call, context, context.scope.middleware)()
+        return wrap(call, context, context.scope.middleware)()
 
     # -- what it has while open ----------------------------------------------------------------
 
@@ -839,10 +873,14 @@ class Bus:
         kind, subject = outlet.kind, outlet.subject
         if kind.key is not None:
             subject = self.subjects.event(kind.name, part_of_key(kind.key_of(event)))
+        id = id or f"{session.id}-{next(session.numbers)}"
         origin = current_origin.get()
-        meta = self._meta(kind, id or f"{session.id}-{next(session.numbers)}", origin)
-        data = write(event, meta, self._codec)
-        return subject, data, None if origin is None else trace_headers(origin)
+        if origin is None:
+            now = session.clock.now()
+            meta = Meta(id=id, time=now, source=self.name, version=kind.version)
+            return subject, write(event, meta, self._codec), None
+        meta = self._meta(kind, id, origin)
+        return subject, write(event, meta, self._codec), trace_headers(origin)
 
     def _asked(
         self, kind: MessageType, request: Request[Any], *, timeout: float, credit: int = 0
@@ -863,23 +901,13 @@ class Bus:
         credit: int = 0,
     ) -> Meta:
         """Return what a message that is sent now says of itself."""
-        now = datetime.now(UTC)
-        if origin is None:
-            return Meta(
-                id=id,
-                time=now,
-                source=self.name,
-                version=kind.version,
-                timeout=timeout,
-                credit=credit,
-            )
         return Meta(
             id=id,
-            time=now,
+            time=self._open_session.clock.now(),
             source=self.name,
             version=kind.version,
-            correlation=origin.correlation_id,
-            causation=origin.id,
+            correlation="" if origin is None else origin.correlation_id,
+            causation="" if origin is None else origin.id,
             timeout=timeout,
             credit=credit,
         )

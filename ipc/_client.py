@@ -37,7 +37,13 @@ class Message(msgspec.Struct, frozen=True, gc=False):
     subject: str
     data: bytes
     reply: str = ""
-    headers: Mapping[str, str] | None = None
+    header_block: bytes = b""
+    """The headers as they came."""
+
+    @property
+    def headers(self) -> Mapping[str, str] | None:
+        """The headers, read when they are asked for: most never are."""
+        return parse_headers(self.header_block) if self.header_block else None
 
     @property
     def status(self) -> str | None:
@@ -45,7 +51,7 @@ class Message(msgspec.Struct, frozen=True, gc=False):
 
         Source: NATS ADR-4 (inline status).
         """
-        return None if self.headers is None else self.headers.get("Status")
+        return parse_headers(self.header_block).get("Status") if self.header_block else None
 
 
 class Listener(NatsPySubscription):
@@ -105,19 +111,14 @@ class Client(NatsPyClient):
         """Drop what still comes for a listener."""
         self._remove_sub(listener.sid)
 
-    @property
-    def unsent(self) -> int:
-        """How many bytes wait to be sent."""
-        return self._pending_data_size
-
     async def flushed(self) -> None:
         """Return once the server takes what waits to be sent, or after 10 seconds."""
         await self._flush_pending(force_flush=True)
 
     def send(
         self, subject: str, data: bytes, reply: str = "", headers: Mapping[str, str] | None = None
-    ) -> None:
-        """Add a message to what is sent next; never waits.
+    ) -> int:
+        """Add a message to what is sent next; never waits. Returns how many bytes that is now.
 
         Raises:
             BadSubjectError: `subject` is none.
@@ -147,6 +148,7 @@ class Client(NatsPyClient):
         self._pending_data_size += len(command)
         if self._flush_queue is not None and self._flush_queue.empty():
             self._flush_queue.put_nowait(asyncio.get_running_loop().create_future())
+        return self._pending_data_size
 
     async def take(
         self, sid: bytes, subject: bytes, reply: bytes, data: bytes, headers: bytes
@@ -160,7 +162,7 @@ class Client(NatsPyClient):
             subject.decode(errors="replace"),
             data,
             reply.decode(errors="replace"),
-            parse_headers(headers) if headers else None,
+            headers,
         )
         try:
             listener.receive(message)

@@ -235,10 +235,11 @@ class Connection:
         *,
         reply: str = "",
         headers: Mapping[str, str] | None = None,
-    ) -> None:
+    ) -> bool:
         """Send a message without waiting for anything; nothing says whether it arrived.
 
-        While the connection is away, a little is buffered and sent afterwards.
+        While the connection is away, a little is buffered and sent afterwards. Returns whether so
+        much waits to be sent that `flushed` should be awaited.
 
         Raises:
             ConnectionLostError: The connection is away, and the buffer full.
@@ -246,7 +247,7 @@ class Connection:
             ValueError: `subject` has a space or is empty, or a header has a line break.
         """
         try:
-            self._client.send(subject, data, reply, headers)
+            return self._client.send(subject, data, reply, headers) > MAX_UNSENT
         except BadSubjectError as exc:
             raise ValueError(f"{subject!r} is not a subject: it is empty or has spaces") from exc
         except MaxPayloadError as exc:
@@ -254,17 +255,6 @@ class Connection:
             raise MessageTooLargeError(subject, size, self._client.max_payload) from exc
         except (OutboundBufferLimitError, ConnectionClosedError) as exc:
             raise ConnectionLostError(self.settings.shown_servers) from exc
-
-    def offer(self, subject: str, data: bytes, headers: Mapping[str, str] | None = None) -> bool:
-        """Send a message if nobody has to wait for that, else return `False`.
-
-        Raises:
-            MessageTooLargeError: It is over the server's `max_payload`.
-        """
-        if self._client.unsent > MAX_UNSENT or not self._connected.is_set():
-            return False
-        self.send(subject, data, headers=headers)
-        return True
 
     async def publish(
         self,
@@ -282,15 +272,19 @@ class Connection:
         """
         while True:
             try:
-                self.send(subject, data, reply=reply, headers=headers)
+                is_much = self.send(subject, data, reply=reply, headers=headers)
                 break
             except ConnectionLostError:
                 if self._closing:
                     raise
                 self._connected.clear()
                 await self._connected.wait()
-        if self._client.unsent > MAX_UNSENT:
-            await self._client.flushed()
+        if is_much:
+            await self.flushed()
+
+    async def flushed(self) -> None:
+        """Return once the server takes what waits to be sent, or after 10 seconds."""
+        await self._client.flushed()
 
     async def request(
         self,
@@ -592,7 +586,7 @@ class Connection:
                 subscription.is_denied = True
         for receive, asked in tuple(self._channels.values()):
             if what == "publish" and asked.lower() == subject:
-                receive(Message(asked, b"", headers={"Status": "403"}))
+                receive(Message(asked, b"", header_block=b"NATS/1.0 403\r\n\r\n"))
 
     def _unavailable(self, waited: float, cause: Exception | None = None) -> ServerUnavailableError:
         reason = cause or self._last_error

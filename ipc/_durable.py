@@ -22,7 +22,6 @@ import anyio
 import msgspec
 import structlog
 
-from ._connection import Message
 from ._context import Context, Scope
 from ._domain import Start
 from ._envelope import NOT_DECODABLE, UnknownTypeError, read_any
@@ -187,6 +186,9 @@ class DurableConsumer:
         self._finished = 0
         self._pace = 0.0
         """Events finished in a second, of late."""
+        self._measured_at = time.monotonic()
+        self._target = self._new_target()
+        """How many events to hold or have asked for, of each consumer."""
         self._forget: list[Any] = []
 
     def __len__(self) -> int:
@@ -245,8 +247,8 @@ class DurableConsumer:
                 pass
             self._wake.clear()
             now = time.monotonic()
+            self._measure(now)
             if now - looked_at >= TICK:
-                self._measure(now - looked_at)
                 await self._renew(now)
                 self._look_for_silence(now)
                 looked_at = now
@@ -294,18 +296,21 @@ class DurableConsumer:
         except ConnectionLostError:
             self._forget_request(number)
 
-    @property
-    def _target(self) -> int:
-        """How many events to hold or have asked for, of each consumer."""
+    def _new_target(self) -> int:
         if self._options.ordered:
             # The server gives one at a time, whatever is asked for.
             return 100
         ahead = min(int(self._pace * AHEAD), MAX_AHEAD)
         return max(1, (self._options.concurrency + ahead) // len(self._lanes))
 
-    def _measure(self, seconds: float) -> None:
+    def _measure(self, now: float) -> None:
+        """Find the pace anew, once there is enough to tell it by."""
+        seconds = now - self._measured_at
+        if seconds < AHEAD:
+            return
         self._pace = (self._pace + self._finished / seconds) / 2
-        self._finished = 0
+        self._finished, self._measured_at = 0, now
+        self._target = self._new_target()
 
     def _look_for_silence(self, now: float) -> None:
         """Ask again where the server has fallen silent: it has forgotten what was asked."""
@@ -480,7 +485,8 @@ class DurableConsumer:
             if not held.given_back and not self._is_overdue(held, time.monotonic()):
                 held.started = True
                 verdict = await self._settle(held)
-                if await self._is_there(held):
+                epoch = self._bus.connection.epoch
+                if held.epoch == epoch or await self._is_there(held):
                     # Before the answer: what is delivered because of it is to be handled.
                     self._release(name, held)
                     await self._tell(held, verdict)
@@ -524,6 +530,8 @@ class DurableConsumer:
             begun = Tries(tries.failed, tries.silent + 1)
             await self._tries.record(domain, held.id, begun)
         verdict = await self._attempt(held, tries.failed + 1)
+        if isinstance(verdict, Acked):
+            return verdict
         failed = Tries(tries.failed + 1, tries.silent)
         if isinstance(verdict, TriedAgain):
             # Counted first: what is not counted would be tried for ever.
@@ -567,8 +575,7 @@ class DurableConsumer:
             return Buried(f"its type {exc.name!r} is none that the handler takes")
         except NOT_DECODABLE as exc:
             return Buried(f"it cannot be decoded: {exc}")
-        message = Message(pulled.subject, pulled.data, headers=pulled.headers)
-        context = Context(self._bus, message, self._scope, attempt=attempt)
+        context = Context(self._bus, pulled.message, self._scope, attempt=attempt)
         error: Exception | None = None
         try:
             await self._bus.invoke(called.call, event, context)

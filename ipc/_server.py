@@ -58,7 +58,7 @@ def find_server_binary() -> Path:
     """Return the `nats-server` program to run.
 
     That is what the environment variable `NATS_SERVER` names, if it is set;
-    else the one that `pip install 'jetq[server]'` put beside this Python; else
+    else the one that jetq's extra `server` put beside this Python; else
     the first on `PATH`.
 
     Raises:

@@ -20,6 +20,7 @@ its own. Event and request come before the type, so that it also can tell tellin
 from __future__ import annotations
 
 import zlib
+from functools import lru_cache
 from typing import Any
 
 from ._codec import encode
@@ -42,6 +43,9 @@ class Subjects:
         self.prefix = check_name("prefix", prefix)
         self._event = f"{prefix}.event."
         self._again = f"{prefix}.again."
+        # The same few, thousands of times a second.
+        self.event_name = lru_cache(maxsize=4096)(self._event_name)
+        """Return the type that the subject of an event names."""
         self._request = f"{prefix}.request."
         self.bucket_stream = f"KV_{prefix}"
         """The stream behind the key-value bucket."""
@@ -66,8 +70,7 @@ class Subjects:
         """Where all instances of a service answer requests of a type."""
         return f"{self.prefix}.gather.{name}"
 
-    def event_name(self, subject: str) -> str:
-        """Return the type that the subject of an event names."""
+    def _event_name(self, subject: str) -> str:
         # Of `again`, what follows the durable.
         start = self._event if subject.startswith(self._event) else self._again
         skipped = 1 if start is self._event else 2

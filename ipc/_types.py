@@ -82,13 +82,10 @@ class MessageType:
         """Names that it had before."""
         self.key = key
         """The field whose equal values are handled in the order they were published in."""
+        self.kind: Literal["event", "request"] = "event" if issubclass(python, Event) else "request"
+        """Whether it tells or asks."""
         self.upcasts: dict[int, Upcast] = {}
         """What makes the fields of the next version, by the version it takes."""
-
-    @property
-    def kind(self) -> Literal["event", "request"]:
-        """Whether it tells or asks."""
-        return "event" if issubclass(self.python, Event) else "request"
 
     @property
     def domain(self) -> str:

@@ -13,6 +13,7 @@ from ipc._types import find_type
 from ipc.terminal import LogLevel, configure_logging, import_module
 
 __all__ = [
+    "DEFAULT_PREFIX",
     "ModuleOption",
     "PrefixOption",
     "ServerOption",
@@ -22,6 +23,8 @@ __all__ = [
     "fields_of",
     "open_bus",
 ]
+
+DEFAULT_PREFIX = "ipc"
 
 ServerOption = Annotated[
     str | None,

@@ -120,6 +120,7 @@ async def send_all(bus: Bus, name: str, given: Iterator[str], durable: bool, id:
             data = body_of(name, fields, meta)
             subject = bus.subjects.event(name, part_of(name, fields))
             if durable:
+                await bus.streams.ensure(name.partition(".")[0])
                 stored_once = {"Nats-Msg-Id": f"{name}.{event_id}"}
                 await bus.jetstream.publish(subject, data, headers=stored_once)
             else:

@@ -28,7 +28,7 @@ from ipc.terminal import (
     stop_with_stdin,
 )
 
-from ._bus import PrefixOption, ServerOption
+from ._bus import DEFAULT_PREFIX, PrefixOption, ServerOption
 
 __all__ = ["apply", "serve"]
 
@@ -45,7 +45,7 @@ def find(places: list[str], server: str | None, prefix: str, **options: Any) -> 
     """Return the bus and the services that are named; a bus of the first service's name, if none.
 
     Raises:
-        typer.BadParameter: More than one bus is named.
+        typer.BadParameter: More than one bus is named, or what it says itself is given too.
     """
     named: list[Any] = [load(place, (Service, Bus), "service") for place in places]
     services = [one for one in named if isinstance(one, Service)]
@@ -56,6 +56,10 @@ def find(places: list[str], server: str | None, prefix: str, **options: Any) -> 
         name = options.pop("name", None) or services[0].name
         return Found(Bus(name, servers=server, prefix=prefix, **options), services)
     (bus,) = buses
+    if options.get("name") is not None:
+        raise typer.BadParameter(f"--name is for services alone; the bus is named {bus.name!r}")
+    if prefix not in (DEFAULT_PREFIX, bus.subjects.prefix):
+        raise typer.BadParameter(f"the bus says itself what its prefix is: {bus.subjects.prefix!r}")
     if server is not None:
         bus.settings = msgspec.structs.replace(bus.settings, servers=Settings.load(server).servers)
     return Found(bus, services)
@@ -87,7 +91,7 @@ def serve(
     log_level: Annotated[LogLevel, typer.Option(help="What is logged at least.")] = LogLevel.INFO,
     log_json: Annotated[bool, typer.Option("--log-json", help="Log JSON.")] = False,
     server: ServerOption = None,
-    prefix: PrefixOption = "ipc",
+    prefix: PrefixOption = DEFAULT_PREFIX,
     own_stdin: Annotated[bool, typer.Option("--stop-with-stdin", hidden=True)] = False,
 ) -> None:
     """Serve, and handle events, until SIGINT or SIGTERM; then finish what was begun."""
@@ -119,7 +123,7 @@ async def run(bus: Bus, services: list[Service], health: AbstractAsyncContextMan
 def apply(
     places: PlacesArgument,
     server: ServerOption = None,
-    prefix: PrefixOption = "ipc",
+    prefix: PrefixOption = DEFAULT_PREFIX,
     json: JsonOption = False,
 ) -> None:
     """Create the streams and durables that are missing, for programs that may not do so."""

@@ -42,7 +42,10 @@ class ExtraMissingError(IpcError):
         self.extra = extra
 
     def __str__(self) -> str:
-        return f"{self.option} needs more than is installed: pip install 'jetq[{self.extra}]'"
+        return (
+            f"{self.option} needs more than is installed, the extra {self.extra!r} of jetq: "
+            f"pip install '.[{self.extra}]' where its source is"
+        )
 
 
 class PortTakenError(IpcError):

@@ -42,7 +42,7 @@ def dev(
     server = local_server(data_dir, port)
     watch = Path.cwd() if can_reload() else None
     if watch is None:
-        note("no reload when files change: that needs pip install 'jetq[reload]'")
+        note("no reload when files change: that needs jetq's extra 'reload'")
     options = WorkerOptions(
         app=app,
         queues=queues,

@@ -442,6 +442,22 @@ async def test_what_a_service_needs_is_created_beforehand(ipc: CommandLine):
     )
 
 
+async def test_bus_that_may_not_declare_is_applied(ipc: CommandLine):
+    """That is what `ipc apply` is for; what the bus says itself is not given again."""
+    notes = NOTES.format(prefix=ipc.namespace).replace('"memory"', '"memory", declare=False')
+    (ipc.folder / "notes.py").write_text(notes)
+
+    refused = await ipc("serve", "notes:bus")
+    applied = await ipc("apply", "notes:bus", "--json")
+    twice = await ipc("serve", "notes:bus", "--name", "other")
+    elsewhere = await ipc("apply", "notes:bus", "--prefix", "elsewhere")
+
+    assert (refused.code, "ipc apply" in refused.said) == (1, True)
+    assert (applied.code, "notes" in applied.json["there"]) == (0, True)
+    assert (twice.code, "--name is for services" in twice.said) == (2, True)
+    assert (elsewhere.code, "what its prefix is" in elsewhere.said) == (2, True)
+
+
 async def test_bus_is_served_with_its_own_handlers(ipc: CommandLine):
     """A program that only handles events needs no service."""
     (ipc.folder / "notes.py").write_text(NOTES.format(prefix=ipc.namespace))

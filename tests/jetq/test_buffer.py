@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ipc import Pulled
+from ipc import Message, Pulled
 from jetq import Priority
 from jetq._buffer import Buffer
 from jetq._delivery import Delivery
@@ -16,7 +16,7 @@ from jetq._layout import PRIORITIES, JobId
 
 def delivery(queue="a", priority=Priority.NORMAL, number=0) -> Delivery:
     """Return a delivery as the feed would hand it over."""
-    pulled = Pulled("", "", "", b"", "", 1, number, 0, 0)
+    pulled = Pulled("", "", Message("", b""), "", 1, number, 0, 0)
     return Delivery(pulled, JobId(queue, "-", str(number)), priority, 0.0, 0)
 
 
