@@ -1,6 +1,6 @@
-"""Measure jetq beside its limit: `python -m benchmarks`.
+"""Measure jetq and ipc beside their limits: `python -m benchmarks`.
 
-Each round measures jetq and then raw nats-py, so that what else the machine does falls on
+Each round measures jetq or ipc and then raw nats-py, so that what else the machine does falls on
 both; where there is much of something, jetq alone. Prints a table and writes `all.json` and
 `all.svg`, or those of what `--only` names.
 """
@@ -18,19 +18,24 @@ from rich.console import Console
 
 from ._child import LOOPS
 from ._figures import FIGURES, row_for
+from ._ipc_scenarios import IPC
 from ._machine import Machine
 from ._report import Report, table, write
 from ._scale import ROUNDS, SCALE
 from ._scenarios import SCENARIOS, Plan, Sample
 
-SIDES = ("jetq", "raw")
-NAMES = (*SCENARIOS, *SCALE)
+SIDES = {
+    **dict.fromkeys(SCENARIOS, ("jetq", "raw")),
+    **dict.fromkeys(SCALE, ("jetq",)),
+    **dict.fromkeys(IPC, ("ipc", "raw_ipc")),
+}
+"""What is measured of each scenario."""
 
 RESULTS = Path(__file__).parent / "results"
 
 
 def main(
-    only: Annotated[str, typer.Option(help=f"What begins with this: {', '.join(NAMES)}.")] = "",
+    only: Annotated[str, typer.Option(help=f"What begins with this: {', '.join(SIDES)}.")] = "",
     rounds: Annotated[
         int,
         typer.Option(min=1, help=f"How often each is measured; at most {ROUNDS} if it is slow."),
@@ -41,10 +46,10 @@ def main(
     ] = "",
     results: Annotated[Path, typer.Option(help="Where the files go.")] = RESULTS,
 ) -> None:
-    """Measure jetq beside raw nats-py that does the same work on the wire."""
-    chosen = [name for name in NAMES if name.startswith(only)]
+    """Measure jetq and ipc beside raw nats-py that does the same work on the wire."""
+    chosen = [name for name in SIDES if name.startswith(only)]
     if not chosen:
-        raise typer.BadParameter(f"nothing begins with {only!r}; there is {', '.join(NAMES)}")
+        raise typer.BadParameter(f"nothing begins with {only!r}; there is {', '.join(SIDES)}")
     loop = loop or ("uvloop" if importlib.util.find_spec("uvloop") else "asyncio")
     if loop not in LOOPS:
         raise typer.BadParameter(f"loop is one of {', '.join(LOOPS)}")
@@ -63,7 +68,7 @@ async def measure(
 ) -> dict[str, dict[str, list[Sample]]]:
     """Return the samples of every chosen scenario: by name, by side, one a round."""
     measured: dict[str, dict[str, list[Sample]]] = {
-        name: {side: [] for side in (SIDES if name in SCENARIOS else SIDES[:1])} for name in chosen
+        name: {side: [] for side in SIDES[name]} for name in chosen
     }
     with console.status("measuring") as status:
         for number in range(1, plan.rounds + 1):
@@ -72,10 +77,14 @@ async def measure(
                     continue
                 for side, samples in measured[name].items():
                     status.update(f"round {number} of {plan.rounds}: {name} of {side}")
-                    samples.append(
-                        await (SCALE[name](plan) if name in SCALE else SCENARIOS[name](side, plan))
-                    )
+                    samples.append(await _sample(name, side, plan))
     return measured
+
+
+async def _sample(name: str, side: str, plan: Plan) -> Sample:
+    if name in SCALE:
+        return await SCALE[name](plan)
+    return await {**SCENARIOS, **IPC}[name](side, plan)
 
 
 if __name__ == "__main__":

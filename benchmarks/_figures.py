@@ -18,7 +18,7 @@ Measured = Mapping[str, Mapping[str, Sequence[Sample]]]
 
 
 class Figure(msgspec.Struct, frozen=True):
-    """A line of the table: a metric of jetq beside a metric of another measurement."""
+    """A line of the table: a metric of jetq or ipc beside a metric of another measurement."""
 
     name: str
     scenario: str
@@ -30,6 +30,7 @@ class Figure(msgspec.Struct, frozen=True):
     """For the ratio to the limit, or for the figure itself if `absolute`."""
     absolute: bool = False
     less_is_better: bool = False
+    side: str = "jetq"
     limit_side: str = "raw"
     limit_scenario: str = ""
     """If it is another than the figure's own."""
@@ -40,6 +41,30 @@ class Figure(msgspec.Struct, frozen=True):
 def alone(name: str, scenario: str, metric: str, unit: str, target: float | None) -> Figure:
     """Return a figure with no limit but its target, of which less is better."""
     return Figure(name, scenario, metric, unit, target=target, absolute=True, less_is_better=True)
+
+
+def of_ipc(
+    name: str,
+    scenario: str,
+    metric: str,
+    unit: str,
+    limit: str,
+    target: float | None = None,
+    *,
+    less_is_better: bool = False,
+) -> Figure:
+    """Return a figure of ipc beside raw nats-py."""
+    return Figure(
+        f"ipc: {name}",
+        scenario,
+        metric,
+        unit,
+        limit,
+        target,
+        less_is_better=less_is_better,
+        side="ipc",
+        limit_side="raw_ipc",
+    )
 
 
 FIGURES = (
@@ -182,6 +207,56 @@ FIGURES = (
         limit_side="jetq",
         limit_metric="rate_of_one",
     ),
+    of_ipc("publish", "ipc_publish", "rate", "events/s", "publish", 0.6),
+    of_ipc("receive in a loop", "ipc_receive_loop", "rate", "events/s", "callback"),
+    of_ipc("receive in a handler", "ipc_receive_handler", "rate", "events/s", "callback"),
+    of_ipc(
+        "publish durably, one after the other",
+        "ipc_publish_durable",
+        "rate",
+        "events/s",
+        "js.publish",
+        0.6,
+    ),
+    of_ipc(
+        "publish durably, 200 at a time",
+        "ipc_publish_durable_200",
+        "rate",
+        "events/s",
+        "js.publish_async",
+        0.6,
+    ),
+    of_ipc(
+        "request, one after the other",
+        "ipc_request",
+        "rate",
+        "requests/s",
+        "request, callback",
+        0.7,
+    ),
+    of_ipc(
+        "request, 200 at a time", "ipc_request_200", "rate", "requests/s", "request, callback", 0.7
+    ),
+    of_ipc("fan-out to 1 durable", "ipc_fan_out_1", "rate", "events/s", "pull and ack"),
+    of_ipc("fan-out to 5 durables", "ipc_fan_out_5", "rate", "events/s", "pull and ack"),
+    of_ipc("request, p50", "ipc_request", "p50", "ms", "request, callback", less_is_better=True),
+    of_ipc("request, p99", "ipc_request", "p99", "ms", "request, callback", less_is_better=True),
+    of_ipc(
+        "publish to handler, p50",
+        "ipc_latency",
+        "p50",
+        "ms",
+        "publish to callback",
+        less_is_better=True,
+    ),
+    of_ipc(
+        "publish to handler, p99",
+        "ipc_latency",
+        "p99",
+        "ms",
+        "publish to callback",
+        less_is_better=True,
+    ),
 )
 
 
@@ -202,10 +277,10 @@ class Row(msgspec.Struct, frozen=True):
     """A figure with what was measured."""
 
     figure: Figure
-    jetq: Spread
+    own: Spread
     limit: Spread | None
     ratio: Spread | None
-    """jetq to limit, of the same round; `None` without a limit."""
+    """Own to limit, of the same round; `None` without a limit."""
     verdict: Literal["met", "missed", "no target"]
 
     @property
@@ -217,7 +292,7 @@ class Row(msgspec.Struct, frozen=True):
         if self.ratio is not None:
             ratio = self.ratio.median
         elif self.figure.target is not None:
-            ratio = self.jetq.median / self.figure.target
+            ratio = self.own.median / self.figure.target
         else:
             return None
         if self.figure.less_is_better:
@@ -238,10 +313,10 @@ class Row(msgspec.Struct, frozen=True):
 
 def row_for(figure: Figure, measured: Measured) -> Row | None:
     """Return a line of the table, or `None` if something for it was not measured."""
-    own = _values(measured, figure.scenario, "jetq", figure.metric)
-    if not own:
+    values = _values(measured, figure.scenario, figure.side, figure.metric)
+    if not values:
         return None
-    jetq = Spread.of(own)
+    own = Spread.of(values)
     limit: Spread | None = None
     ratio: Spread | None = None
     if figure.limit:
@@ -254,16 +329,16 @@ def row_for(figure: Figure, measured: Measured) -> Row | None:
         if not limits or not all(limits):
             return None
         # One may have been measured in fewer rounds: the first ones, of both.
-        ratio = Spread.of([a / b for a, b in zip(own, limits, strict=False)])
+        ratio = Spread.of([a / b for a, b in zip(values, limits, strict=False)])
         limit = Spread.of(limits)
-    judged = ratio if ratio and not figure.absolute else jetq
+    judged = ratio if ratio and not figure.absolute else own
     if figure.target is None:
         verdict = "no target"
     elif figure.less_is_better:
         verdict = "met" if judged.median <= figure.target else "missed"
     else:
         verdict = "met" if judged.median >= figure.target else "missed"
-    return Row(figure, jetq, limit, ratio, verdict)
+    return Row(figure, own, limit, ratio, verdict)
 
 
 def _values(measured: Measured, scenario: str, side: str, metric: str) -> list[float]:

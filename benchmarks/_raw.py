@@ -24,7 +24,7 @@ from nats.aio.msg import Msg
 from ._jetq import APP, QUEUE
 from ._workload import TEXT, WARM_UP, WIDTH, Part, Tally, timed
 
-__all__ = ["body_of"]
+__all__ = ["body_of", "connected", "pull"]
 
 STREAM = f"jetq-{APP}-queue-{QUEUE}"
 CONSUMER = "normal"
@@ -64,7 +64,8 @@ def _messages(jobs: int) -> list[tuple[str, bytes]]:
 
 
 @contextlib.asynccontextmanager
-async def _connected(part: Part) -> AsyncIterator[Client]:
+async def connected(part: Part) -> AsyncIterator[Client]:
+    """Connect a client, and in the end send what it has buffered."""
     client = await nats.connect(part.url)
     try:
         yield client
@@ -78,7 +79,7 @@ async def _connected(part: Part) -> AsyncIterator[Client]:
 
 async def enqueue(part: Part) -> dict[str, Any]:
     """`js.publish`, one awaited after the other."""
-    async with _connected(part) as client:
+    async with connected(part) as client:
         jetstream = client.jetstream()
         for message in _messages(WARM_UP):
             await jetstream.publish(*message)
@@ -91,7 +92,7 @@ async def enqueue(part: Part) -> dict[str, Any]:
 
 async def enqueue_200(part: Part) -> dict[str, Any]:
     """`js.publish_async`, with so many acknowledgements awaited at a time."""
-    async with _connected(part) as client:
+    async with connected(part) as client:
         jetstream = client.jetstream(publish_async_max_pending=WIDTH)
         for message in _messages(WARM_UP):
             await jetstream.publish(*message)
@@ -111,7 +112,7 @@ async def enqueue_many(part: Part) -> dict[str, Any]:
     `<inbox>.<id>.<flow>.fail.<n>.<operation>.$FI`; operation 0 starts, 1 appends, 2 commits.
     """
     messages = _messages(part.jobs)
-    async with _connected(part) as client:
+    async with connected(part) as client:
         for message in _messages(WARM_UP):
             await client.jetstream().publish(*message)
         inbox = client.new_inbox()
@@ -148,13 +149,13 @@ async def enqueue_many(part: Part) -> dict[str, Any]:
 async def drain(part: Part) -> dict[str, Any]:
     """Pull and ack."""
     tally = Tally(part.jobs, part.server_pid)
-    async with _connected(part) as client:
+    async with connected(part) as client:
 
         async def work(msg: Msg) -> None:
             tally.count()
             await client.publish(msg.reply, b"+ACK")
 
-        await _pull(client, work)
+        await pull(client, STREAM, CONSUMER, work)
         await tally.done.wait()
     return tally.report()
 
@@ -162,7 +163,7 @@ async def drain(part: Part) -> dict[str, Any]:
 async def drain_results(part: Part) -> dict[str, Any]:
     """Pull, publish a result, ack the job when the result is stored."""
     tally = Tally(part.jobs, part.server_pid)
-    async with _connected(part) as client:
+    async with connected(part) as client:
         publish_then_ack = await _Handover.open(client)
         headers = {"Nats-TTL": "3600"}
 
@@ -172,7 +173,7 @@ async def drain_results(part: Part) -> dict[str, Any]:
             job = msg.subject.split(".", 3)[3].replace(f".{CONSUMER}.", ".")
             await publish_then_ack(f"jetq.{APP}.result.{job}", OUTCOME, headers, msg.reply)
 
-        await _pull(client, work)
+        await pull(client, STREAM, CONSUMER, work)
         await tally.done.wait()
         await publish_then_ack.finished()
     return tally.report()
@@ -181,7 +182,7 @@ async def drain_results(part: Part) -> dict[str, Any]:
 async def retry(part: Part) -> dict[str, Any]:
     """Pull, publish a copy that is due later, ack when it is stored; then pull it and ack."""
     tally = Tally(2 * part.jobs, part.server_pid)
-    async with _connected(part) as client:
+    async with connected(part) as client:
         publish_then_ack = await _Handover.open(client)
 
         async def work(msg: Msg) -> None:
@@ -198,7 +199,7 @@ async def retry(part: Part) -> dict[str, Any]:
             copy = msg.data[:-1] + SECOND_ATTEMPT
             await publish_then_ack(later, copy, headers, msg.reply)
 
-        await _pull(client, work)
+        await pull(client, STREAM, CONSUMER, work)
         await tally.done.wait()
         await publish_then_ack.finished()
     report = tally.report()
@@ -208,13 +209,13 @@ async def retry(part: Part) -> dict[str, Any]:
 async def receive(part: Part, ready: Callable[[], None]) -> dict[str, Any]:
     """Pull messages as they come, and tell how long each was on its way."""
     tally = Tally(part.jobs, 0)
-    async with _connected(part) as client:
+    async with connected(part) as client:
 
         async def work(msg: Msg) -> None:
             tally.count_sent_at(json.loads(msg.data)["args"]["number"])
             await client.publish(msg.reply, b"+ACK")
 
-        await _pull(client, work)
+        await pull(client, STREAM, CONSUMER, work)
         await client.flush()
         ready()
         await tally.done.wait()
@@ -224,7 +225,7 @@ async def receive(part: Part, ready: Callable[[], None]) -> dict[str, Any]:
 async def respond(part: Part, ready: Callable[[], None]) -> dict[str, Any]:
     """Answer plain requests: no stream, nothing stored."""
     tally = Tally(part.jobs, 0)
-    async with _connected(part) as client:
+    async with connected(part) as client:
 
         async def answer(msg: Msg) -> None:
             tally.count()
@@ -237,14 +238,16 @@ async def respond(part: Part, ready: Callable[[], None]) -> dict[str, Any]:
     return tally.report()
 
 
-async def _pull(client: Client, work: Callable[[Msg], Awaitable[None]]) -> None:
-    """Hand every message of the consumer to `work`, keeping a credit open."""
+async def pull(
+    client: Client, stream: str, consumer: str, work: Callable[[Msg], Awaitable[None]]
+) -> None:
+    """Hand every message of a consumer to `work`, keeping a credit open."""
     inbox = client.new_inbox()
     credit = CREDIT
 
     async def ask(batch: int) -> None:
         request = json.dumps({"batch": batch, "expires": 60_000_000_000}).encode()
-        await client.publish(f"$JS.API.CONSUMER.MSG.NEXT.{STREAM}.{CONSUMER}", request, inbox)
+        await client.publish(f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}", request, inbox)
 
     async def on_message(msg: Msg) -> None:
         nonlocal credit
@@ -300,7 +303,7 @@ class _Handover:
 
 async def send(part: Part) -> dict[str, Any]:
     """`js.publish` of messages that carry the time of their sending."""
-    async with _connected(part) as client:
+    async with connected(part) as client:
         jetstream = client.jetstream()
         for _ in range(part.jobs):
             await jetstream.publish(_new_subject(), body_of(time.monotonic_ns()))
@@ -311,7 +314,7 @@ async def send(part: Part) -> dict[str, Any]:
 async def ask(part: Part) -> dict[str, Any]:
     """Plain requests, one after the other."""
     delays_ns: list[int] = []
-    async with _connected(part) as client:
+    async with connected(part) as client:
         for number in range(part.jobs):
             sent_at = time.monotonic_ns()
             await client.request("raw.ask", body_of(number), timeout=10)

@@ -26,8 +26,8 @@ class Report(msgspec.Struct, frozen=True):
     samples: Measured
     """Every measurement, by scenario and side.
 
-    Rates are in jobs/s, CPU in µs a job, delays in ms; for what `_scale` measures, the
-    figures name the units.
+    Rates are in jobs, events or requests a second, CPU in µs for one of them, delays in ms;
+    for what `_scale` measures, the figures name the units.
     """
 
 
@@ -36,17 +36,17 @@ def table(report: Report) -> Table:
     shown = Table(
         caption=f"{report.machine}\nmedian of {report.plan.rounds} rounds (least to most), "
         f"of at most {ROUNDS} where there is much of something; "
-        "ratio: jetq to its limit, of the same round",
+        "ratio: ours to its limit, of the same round",
         caption_justify="left",
     )
-    for heading in ("figure", "jetq", "limit", "measured", "ratio", "target", ""):
+    for heading in ("figure", "ours", "limit", "measured", "ratio", "target", ""):
         shown.add_column(heading, justify="left" if heading in ("figure", "limit") else "right")
     marks = {"met": "[green]met[/]", "missed": "[red]missed[/]", "no target": ""}
     for row in report.rows:
         figure = row.figure
         shown.add_row(
             figure.name,
-            f"{_shown(row.jetq)} {figure.unit}",
+            f"{_shown(row.own)} {figure.unit}",
             figure.limit,
             f"{_shown(row.limit)} {figure.unit}" if row.limit else "",
             _shown(row.ratio) if row.ratio else "",
@@ -105,7 +105,7 @@ STYLE = """
 
 
 def chart(report: Report) -> str:
-    """Return an SVG with a bar a figure: how near jetq comes to the limit."""
+    """Return an SVG with a bar a figure: how near it comes to its limit."""
     # Neither a limit nor a target: nothing to draw a bar to.
     rows = [row for row in report.rows if row.share is not None]
     height = TOP + LINE * len(rows) + BOTTOM
@@ -114,7 +114,7 @@ def chart(report: Report) -> str:
         f'width="{WIDTH}" height="{height}" role="img">',
         f"<style>{STYLE}</style>",
         f'<rect class="ground" width="{WIDTH}" height="{height}"/>',
-        '<text class="title" x="16" y="26">jetq beside raw nats-py doing the same</text>',
+        '<text class="title" x="16" y="26">jetq and ipc beside raw nats-py doing the same</text>',
         f'<text class="small" x="{NAMES}" y="50">0</text>',
         f'<text class="small" x="{NAMES + BARS}" y="50" text-anchor="middle">the limit: 1.0</text>',
     ]
@@ -126,7 +126,7 @@ def chart(report: Report) -> str:
     ]
     lines += [
         f'<text class="small" x="16" y="{height - 24}">Longer is better: share of the limit\'s '
-        "speed; for times and CPU, limit ÷ jetq. Red line: the target; where there is no "
+        "speed; for times and CPU, limit ÷ ours. Red line: the target; where there is no "
         "limit, it is the limit.</text>",
         f'<text class="small" x="16" y="{height - 9}">{escape(str(report.machine))}</text>',
         "</svg>",
@@ -143,7 +143,7 @@ def _bar(row: Row, y: int) -> list[str]:
     lines = [
         f'<text x="16" y="{y + 13}">{escape(figure.name)}</text>',
         f'<text class="small" x="16" y="{y + 26}">'
-        f"{number(row.jetq.median)} {figure.unit}; {escape(compared)}</text>",
+        f"{number(row.own.median)} {figure.unit}; {escape(compared)}</text>",
         f'<rect class="bar{colour[row.verdict]}" x="{NAMES}" y="{y + 2}" '
         f'width="{length:.0f}" height="22" rx="2"/>',
         f'<text x="{NAMES + 8}" y="{y + 18}">{"over 10" if share > 10 else f"{share:.2f}"}</text>',

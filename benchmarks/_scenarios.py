@@ -21,7 +21,7 @@ from ._child import Child, run
 from ._jetq import APP, QUEUE
 from ._workload import WARM_UP, Part, percentile
 
-__all__ = ["SCENARIOS", "Plan", "Sample"]
+__all__ = ["PAUSE", "SCENARIOS", "MiscountError", "Plan", "Sample", "check_stored"]
 
 Sample = dict[str, float]
 """Metrics of one measurement; without those that the system does not tell."""
@@ -113,7 +113,7 @@ async def _enqueue(side: str, plan: Plan, role: str, jobs: int) -> Sample:
         part = Part(url=server.url, jobs=jobs)
         await run("jetq", "declare", part, plan.loop)
         sample = await run(side, role, part, plan.loop)
-        await _check_stored(side, server.url, f"jetq-{APP}-queue-{QUEUE}", jobs + WARM_UP)
+        await check_stored(side, server.url, f"jetq-{APP}-queue-{QUEUE}", jobs + WARM_UP)
         return sample
 
 
@@ -137,8 +137,8 @@ async def _drain(
         executions = sample.pop("executions")
         if executions != jobs * attempts:
             raise MiscountError(f"{side}: {executions} executions of {jobs} jobs")
-        await _check_stored(side, server.url, f"jetq-{APP}-queue-{QUEUE}", 0)
-        await _check_stored(side, server.url, f"jetq-{APP}-results", results)
+        await check_stored(side, server.url, f"jetq-{APP}-queue-{QUEUE}", 0)
+        await check_stored(side, server.url, f"jetq-{APP}-results", results)
         return sample
 
 
@@ -156,7 +156,7 @@ async def _latency(
     return {"p50": percentile(delays, 50), "p99": percentile(delays, 99)}
 
 
-async def _check_stored(side: str, url: str, stream: str, expected: int) -> None:
+async def check_stored(side: str, url: str, stream: str, expected: int) -> None:
     """Make sure that the work was done to its end: what should be stored is, no more.
 
     Raises:

@@ -1,8 +1,9 @@
 """What every side is measured by: the same jobs, counted and timed the same way.
 
-A job is a no-op async task with one int and one short string. A side is something that
-works such jobs: jetq, or raw nats-py. It takes part in processes of its own: `Part` is
-what such a process is told, a `dict` of figures is what it answers.
+A job is a no-op async task with one int and one short string; for ipc, an event or a request.
+A side is something that works such jobs: jetq or ipc, or raw nats-py. It takes part in
+processes of its own: `Part` is what such a process is told, a `dict` of figures is what it
+answers.
 
 Needs nothing but the standard library: the peers have none of what jetq needs.
 """
@@ -48,11 +49,14 @@ class Part:
     url: str
     """Of the nats-server."""
     jobs: int
+    """Or events, or requests."""
     server_pid: int = 0
     pause: float = 0.0
     """Seconds between one job and the next, where they are sent one by one; or that a job
     sleeps, or a worker idles."""
     queues: int = 1
+    durables: int = 0
+    """That get all events, each."""
 
 
 class Tally:

@@ -263,15 +263,16 @@ class Bus:
             MessageTooLargeError: It is over the server's limit.
             TypeError: A field cannot be encoded.
         """
+        session = self._open_session
         if durable:
             id = id or self.new_id()
-            subject, data, headers = self._written(event, id)
+            subject, data, headers = self._written(session, event, id)
             await self._store(type_of(type(event)), subject, data, headers, id)
             return
         if id:
             raise ValueError("an id of your own is for durable=True, by which it is checked")
-        subject, data, headers = self._written(event)
-        connection = self._open_session.connection
+        subject, data, headers = self._written(session, event)
+        connection = session.connection
         try:
             is_much = connection.send(subject, data, headers=headers)
         except ConnectionLostError:
@@ -288,8 +289,9 @@ class Bus:
             MessageTooLargeError: It is over the server's limit.
             TypeError: A field cannot be encoded.
         """
-        subject, data, headers = self._written(event)
-        self.connection.send(subject, data, headers=headers)
+        session = self._open_session
+        subject, data, headers = self._written(session, event)
+        session.connection.send(subject, data, headers=headers)
 
     @overload
     def subscribe(
@@ -861,9 +863,10 @@ class Bus:
         session = self._open_session
         return f"{session.id}-{next(session.numbers)}"
 
-    def _written(self, event: Event, id: str = "") -> tuple[str, bytes, dict[str, str] | None]:
+    def _written(
+        self, session: Session, event: Event, id: str = ""
+    ) -> tuple[str, bytes, dict[str, str] | None]:
         """Return an event's subject, its bytes and its headers."""
-        session = self._open_session
         outlet = session.outlets.get(type(event))
         if outlet is None:
             kind = event_type(type(event))
