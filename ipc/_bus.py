@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import re
-import secrets
 import ssl
 import time
 from collections.abc import (
@@ -18,7 +16,6 @@ from collections.abc import (
     Sequence,
 )
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -26,7 +23,6 @@ from typing import Any, Literal, Self, TypeVar, Unpack, overload
 from weakref import WeakSet
 
 import anyio
-import msgspec
 import structlog
 
 from ._codec import CODECS, Codec, CodecName
@@ -58,6 +54,7 @@ from ._registry import Registry
 from ._service import Service
 from ._service_error import error_in
 from ._serving import Serving
+from ._session import Outlet, Session, Working
 from ._settings import Settings
 from ._stream import CREDIT, read_stream
 from ._subjects import Subjects, part_of_key
@@ -89,58 +86,6 @@ DISCOVERY_STALL = 0.3
 
 # A type's name in which a part may be `*`, and the end `>`; or `>` alone.
 PATTERN = re.compile(r">|((\*|[A-Za-z_]\w*)\.)+(\*|>|[A-Za-z_]\w*)", re.ASCII)
-
-
-Working = LiveHandler | DurableConsumer
-
-
-class Outlet(msgspec.Struct, frozen=True):
-    """Where events of a type go."""
-
-    kind: MessageType
-    subject: str
-    """Of those without a key."""
-
-
-class Clock:
-    """Tells the time, to a millisecond: making a `datetime` costs as much as encoding an event."""
-
-    def __init__(self) -> None:
-        self._at, self._now = 0.0, datetime.now(UTC)
-
-    def now(self) -> datetime:
-        """Return the time, UTC."""
-        at = time.time()
-        if not 0 <= at - self._at < 0.001:
-            self._at, self._now = at, datetime.fromtimestamp(at, UTC)
-        return self._now
-
-
-class Session:
-    """What a bus has while it is open."""
-
-    registry: Registry
-    streams: EventStreams
-
-    def __init__(self, bus: Bus, connection: Connection, stack: AsyncExitStack) -> None:
-        self.connection = connection
-        self.jetstream = JetStream(connection, timeout=bus.timeout)
-        self.stack = stack
-        # Unguessable is not needed, unique is: no two buses number from the same start.
-        self.id = secrets.token_urlsafe(9).replace("-", "_")
-        self.numbers = itertools.count(1)
-        self.clock = Clock()
-        self.outlets: dict[type[Any], Outlet] = {}
-        """Where the events of types go that were published."""
-        self.scope = Scope(None, bus.middleware)
-        self.stopping = asyncio.Event()
-        self.working: list[Working] = []
-        self.serving: dict[Serving, asyncio.Task[None] | None] = {}
-        """Services, and what ends them once that has begun."""
-        self.listening: WeakSet[Events[Any]] = WeakSet()
-        self.starting: list[asyncio.Task[None]] = []
-        self.tasks: set[asyncio.Task[Any]] = set()
-        self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
 
 class Bus:
