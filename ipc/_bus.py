@@ -78,8 +78,10 @@ E = TypeVar("E", bound=Event)
 R = TypeVar("R")
 T = TypeVar("T")
 
-# Seconds between the tries of a durable publish that was not acknowledged.
+# Seconds between the tries of a durable publish that was not acknowledged, and for each of them:
+# a cluster that elects a leader leaves requests unanswered, and has to be asked again.
 PAUSE = 0.1
+TRY = 2.0
 
 # Seconds without a further answer after which no other service is expected to answer.
 DISCOVERY_STALL = 0.3
@@ -900,9 +902,10 @@ class Bus:
         said = {"Nats-Msg-Id": f"{kind.name}.{id}", **(headers or {})}
         anew, unconfirmed = False, None
         while True:
-            left = max(deadline - time.monotonic(), 0.01)
+            left = min(max(deadline - time.monotonic(), 0.01), TRY)
             try:
-                await self.streams.ensure(kind.domain, anew=anew)
+                async with asyncio.timeout(left):
+                    await self.streams.ensure(kind.domain, anew=anew)
                 await session.jetstream.publish(subject, data, headers=said, timeout=left)
                 return
             except NoResponderError as exc:
@@ -912,7 +915,9 @@ class Bus:
                 error = unconfirmed = exc
             except ServerUnavailableError as exc:
                 # It may have been stored before, by a try that was not acknowledged.
-                raise unconfirmed or exc from None
+                error = unconfirmed or exc
+            except TimeoutError:
+                error = unconfirmed or ReplyTimeoutError(subject, self.timeout)
             if time.monotonic() + PAUSE > deadline:
                 raise error
             await asyncio.sleep(PAUSE)

@@ -28,6 +28,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Outlet", "Session", "Working"]
 
+# Seconds that the server has to say what it has, also for those who can wait longer: a cluster
+# that elects a leader leaves questions unanswered, and who asks again is answered sooner.
+ANSWER = 5.0
+
 Working = LiveHandler | DurableConsumer
 
 
@@ -61,7 +65,7 @@ class Session:
 
     def __init__(self, bus: Bus, connection: Connection, stack: AsyncExitStack) -> None:
         self.connection = connection
-        self.jetstream = JetStream(connection, timeout=bus.timeout)
+        self.jetstream = JetStream(connection, timeout=min(bus.timeout, ANSWER))
         self.stack = stack
         # Unguessable is not needed, unique is: no two buses number from the same start.
         self.id = secrets.token_urlsafe(9).replace("-", "_")
