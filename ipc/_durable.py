@@ -57,7 +57,7 @@ PULL_WAIT, HEARTBEAT = 30.0, 5.0
 AHEAD = 0.1
 MAX_AHEAD = 2_000
 
-# Seconds between two looks at leases, silence, and pace.
+# Seconds between two looks at leases, and at silence.
 TICK = 0.5
 
 PAUSE, LAST_PAUSE = 0.1, 2.0
@@ -238,6 +238,14 @@ class DurableConsumer:
 
     async def run(self) -> None:
         """Ask for events and keep their leases, until drained or cancelled."""
+        # Beside the asking: that may wait for the server, while leases run on.
+        renewing = asyncio.create_task(self._renew_until_cancelled())
+        try:
+            await self._keep_asking()
+        finally:
+            renewing.cancel()
+
+    async def _keep_asking(self) -> None:
         looked_at = time.monotonic()
         while not self._stopping:
             try:
@@ -249,7 +257,6 @@ class DurableConsumer:
             now = time.monotonic()
             self._measure(now)
             if now - looked_at >= TICK:
-                await self._renew(now)
                 self._look_for_silence(now)
                 looked_at = now
             for lane in self._lanes:
@@ -486,6 +493,7 @@ class DurableConsumer:
                 held.started = True
                 verdict = await self._settle(held)
                 epoch = self._bus.connection.epoch
+                # The usual case is decided here: no coroutine for it.
                 if held.epoch == epoch or await self._is_there(held):
                     # Before the answer: what is delivered because of it is to be handled.
                     self._release(name, held)

@@ -548,6 +548,41 @@ async def test_lease_is_renewed_while_a_handler_runs(new_bus: BusFactory):
     assert runs == [0]
 
 
+async def test_lease_is_renewed_while_another_domain_is_gone(
+    bus: Bus, monkeypatch: pytest.MonkeyPatch
+):
+    """A durable that waits for one stream to come back keeps what it has of others."""
+    runs: list[int] = []
+    ensure, waits = bus.streams.ensure, asyncio.Event()
+
+    @bus.on(Placed, Shipped, durable="mailer", lease=1)
+    async def work(event: Placed | Shipped) -> None:
+        runs.append(event.number)
+        await waits.wait()
+        # Longer than the lease.
+        await asyncio.sleep(1.6)
+
+    await bus.ready()
+    await publish(bus, 1)
+    await until(lambda: runs == [0], "the event should be handled")
+
+    async def never_back(domain: str, *, anew: bool = False) -> None:
+        if domain == "depot" and anew:
+            waits.set()
+            await asyncio.Event().wait()
+        await ensure(domain, anew=anew)
+
+    monkeypatch.setattr(bus.streams, "ensure", never_back)
+    await bus.jetstream.delete_stream(bus.subjects.stream("depot"))
+    await until(lambda: bus.running == 0, "it should be done")
+    consumer = await bus.jetstream.find_consumer(bus.subjects.stream("shop"), "mailer")
+
+    assert runs == [0]
+    assert consumer is not None
+    # Not delivered again meanwhile.
+    assert consumer.delivered.consumer_seq == 1
+
+
 async def test_durable_that_was_removed_comes_back(bus: Bus):
     """Somebody works on it, so it is needed: it is made again."""
     seen = takes(bus, "mailer")
